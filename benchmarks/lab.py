@@ -1,0 +1,189 @@
+"""What every benchmark needs: real images, victims trained on them, and a place to keep both.
+
+Ground truth (which images were poisoned) lives here and never in the package. Data sets are read where they lie
+(`../shared/data`, or `$KDAUDIT_SHARED/data`); what is trained or written goes to `$KDAUDIT_LAB`
+(default `~/.cache/kdaudit-lab`), keyed by recipe, so that every stage resumes.
+"""
+
+import io
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("KDAUDIT_SHARED", REPOSITORY.parent / "shared"))
+LAB = Path(os.environ.get("KDAUDIT_LAB", Path.home() / ".cache" / "kdaudit-lab"))
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images with their labels: pixels uint8 [N, H, W, C], labels int64 [N]."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def take(self, index: NDArray[np.int64]) -> "Images":
+        """The images at `index`."""
+        return Images(self.pixels[index], self.labels[index], self.classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(name: str, split: str) -> Images:
+    """A data set of shared/data, decoded with Pillow and cached as an array.
+
+    Raises:
+        SystemExit: shared/data is not there.
+    """
+    file = SHARED / "data" / name / f"{split}.parquet"
+    if not file.exists():
+        raise SystemExit(f"{file} is missing: set KDAUDIT_SHARED to the folder that holds data/{name}")
+    table = pq.read_table(file)
+    classes = tuple((table.schema.metadata or {}).get(b"classes", b"").decode().split(","))
+    labels = table["label"].to_numpy().astype(np.int64)
+    cache = LAB / "arrays" / f"{name}-{split}.npy"
+    if cache.exists():
+        return Images(np.load(cache), labels, classes)
+    encoded = table["image"].combine_chunks().field("bytes").to_pylist()
+    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in encoded]
+    pixels = np.stack([p if p.ndim == 3 else p[..., None] for p in pictures])
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    np.save(cache, pixels)
+    return Images(pixels, labels, classes)
+
+
+def encode(pixels: NDArray[np.uint8], *, jpeg_quality: int | None = None) -> bytes:
+    """One image [H, W, C] as PNG, or as JPEG of the given quality."""
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    buffer = io.BytesIO()
+    if jpeg_quality is None:
+        picture.save(buffer, "PNG", compress_level=1)
+    else:
+        picture.save(buffer, "JPEG", quality=jpeg_quality)
+    return buffer.getvalue()
+
+
+def write_parquet(images: Images, path: Path, encoder: Callable[[NDArray[np.uint8]], bytes] = encode) -> list[str]:
+    """Write a delivery in the Hugging Face layout; returns the paths inside it, in order."""
+    suffix = "png" if encoder(images.pixels[0])[:4] == b"\x89PNG" else "jpg"
+    names = [f"{label:02d}/{i:06d}.{suffix}" for i, label in enumerate(images.labels)]
+    rows = [{"bytes": encoder(p), "path": n} for p, n in zip(images.pixels, names, strict=True)]
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int32())],
+        metadata={"classes": ",".join(images.classes)},
+    )
+    table = pa.table({"image": pa.array(rows, schema.field("image").type), "label": images.labels.astype(np.int32)}, schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=2000)
+    return names
+
+
+def tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """Pixels [N, H, W, C] as float32 [N, C, H, W] in 0..1 (the victims' only preprocessing)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(255)
+
+
+def train(
+    net: nn.Module,
+    images: Images,
+    *,
+    epochs: int,
+    seed: int,
+    rate: float = 1e-3,
+    batch: int = 128,
+    cosine: bool = False,
+    views: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
+) -> nn.Module:
+    """Train a victim with Adam on labels, bfloat16 where the CPU has it. No model selection: the last epoch counts."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = net.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(net.parameters(), rate)
+    steps = epochs * -(-len(images) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.from_numpy(images.labels)
+    for epoch in range(epochs):
+        order = torch.randperm(len(images), generator=generator)
+        total = 0.0
+        for index in order.split(batch):
+            x = tensor(images.pixels[index.numpy()])
+            if views is not None:
+                x = views(x, generator)
+            with torch.autocast(device, torch.bfloat16):
+                logits = net(x.to(device, memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), labels[index].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+            total += loss.item() * len(index)
+        print(f"  epoch {epoch + 1}/{epochs}: loss {total / len(images):.4f}", flush=True)
+    return net.cpu().eval()
+
+
+def export(net: nn.Module, example: Images, path: Path) -> Path:
+    """Export a victim to ONNX (input float32 [N, C, H, W] in 0..1, output logits), one file, free batch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.onnx")
+    torch.onnx.export(
+        net.eval(), (tensor(example.pixels[:2]),), str(partial), input_names=["input"], output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False, external_data=False,
+    )
+    partial.replace(path)
+    return path
+
+
+def answers(model: Path, pixels: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
+    """Raw outputs [N, K] of a model exported by `export` or repaired by kdaudit, for pixels [N, H, W, C]."""
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(3)
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    parts = [
+        session.run(None, {name: tensor(pixels[i : i + batch]).numpy()})[0] for i in range(0, len(pixels), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def machine() -> str:
+    """The conditions of a figure: processor, cores, library versions."""
+    import onnxruntime as ort
+
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
+    cores = len(os.sched_getaffinity(0))
+    return f"{cpu}, {cores} cores (shared); Python {platform.python_version()}, torch {torch.__version__}, onnxruntime {ort.__version__}"
+
+
+def rate(hits: int, n: int) -> str:
+    """A rate in percent with its 95 % Clopper-Pearson interval."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return "-"
+    low, high = binomtest(int(hits), int(n)).proportion_ci(method="exact")
+    return f"{100 * hits / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def split(n: int, parts: Sequence[int], seed: int) -> list[NDArray[np.int64]]:
+    """Disjoint random index sets of the given sizes out of range(n)."""
+    order = np.random.default_rng(seed).permutation(n)
+    edges = np.cumsum([0, *parts])
+    return [np.sort(order[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]

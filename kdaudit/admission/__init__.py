@@ -1,0 +1,86 @@
+"""The door for models: from a path to a `Teacher` whose bytes are safe to hand to onnxruntime.
+
+The one door to `onnx` for reading. Nothing of the model is run, and neither torch nor onnxruntime is loaded.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdaudit.admission.findings import FINDINGS, Finding, Severity
+from kdaudit.admission.refusal import REFUSALS
+from kdaudit.errors import ModelRefused
+from kdaudit.signature import Signature
+
+__all__ = ["FINDINGS", "REFUSALS", "Finding", "Severity", "Teacher", "admit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """An admitted model.
+
+    Attributes:
+        model: the canonical copy, one self-contained ONNX protobuf: the only thing that is ever run.
+        digest: SHA-256 of the file as it was given, 64 hexadecimal digits.
+        canonical_digest: SHA-256 of `model`; covers external data as well.
+        signature: input and output.
+        opsets: (domain, version) pairs, "ai.onnx" for the default domain.
+        producer: name and version of the program that wrote the file; may be empty.
+        nodes: number of nodes, subgraphs and functions included.
+        parameters: number of elements of all constant tensors.
+        findings: what the graph alone shows.
+        external: locations of the external data files that were read into `model`.
+    """
+
+    model: bytes = field(repr=False)
+    digest: str
+    canonical_digest: str
+    signature: Signature
+    opsets: tuple[tuple[str, int], ...]
+    producer: str
+    nodes: int
+    parameters: int
+    findings: tuple[Finding, ...]
+    external: tuple[str, ...] = ()
+
+
+def admit(path: Path) -> Teacher:
+    """Read, check and copy a model.
+
+    Args:
+        path: an ONNX file; its external data, if any, lie in the same folder.
+
+    Raises:
+        ModelRefused: with a rule id of `REFUSALS` and one sentence that says what, where, and what to do.
+    """
+    from kdaudit.admission.canonical import canonical, serialise
+    from kdaudit.admission.checking import check
+    from kdaudit.admission.external import load_external, tensors
+    from kdaudit.admission.findings import find
+    from kdaudit.admission.interface import find_interface
+    from kdaudit.admission.reading import parse, read_file
+    from kdaudit.admission.tensors import elements
+
+    path = Path(path)
+    data = read_file(path)
+    model = parse(data, path)
+    try:
+        external = load_external(model, path.parent)
+        count = check(model)
+        interface = find_interface(model)
+    except ModelRefused as refused:
+        text = str(refused).removesuffix(f" [{refused.rule}]")
+        raise ModelRefused(refused.rule, f"{path.name}: {text}") from None
+    copy = serialise(canonical(model, interface.extra_outputs))
+    return Teacher(
+        model=copy,
+        digest=hashlib.sha256(data).hexdigest(),
+        canonical_digest=hashlib.sha256(copy).hexdigest(),
+        signature=interface.signature,
+        opsets=tuple((entry.domain or "ai.onnx", entry.version) for entry in model.opset_import),
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        nodes=count,
+        parameters=sum(elements(tensor) for tensor in tensors(model.graph)),
+        findings=find(model, interface.signature),
+        external=external,
+    )

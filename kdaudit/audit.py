@@ -1,0 +1,128 @@
+"""The method on one page: the stages in their order, values passed from one to the next.
+
+    admit -> survey -> fit the preprocessing -> distil -> export -> compare -> judge -> quarantine -> tune -> report
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdaudit import bench as benches
+from kdaudit import steps
+from kdaudit.admission import admit
+from kdaudit.clock import Clock
+from kdaudit.distillation import Distilled
+from kdaudit.errors import UsageError
+from kdaudit.progress import Watch
+from kdaudit.report.build import build_document, repair_section
+from kdaudit.report.document import Document, RepairSection
+from kdaudit.rundir import RunDirectory, read_report
+from kdaudit.settings import Settings
+
+TUNING_SETTINGS = frozenset({"repair", "repair_epochs", "device", "workers"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to audit.
+
+    Attributes:
+        model: the suspect ONNX file.
+        data: the suspect images.
+        clean: the clean pool; None: found inside `data`.
+        run: the run directory.
+        control: an existing control; None: one is distilled.
+    """
+
+    model: Path
+    data: Path
+    clean: Path | None
+    run: Path
+    control: Path | None = None
+
+
+def audit(request: Request, settings: Settings, watch: Watch) -> Document:
+    """The whole audit; writes the run directory and returns the report.
+
+    Raises:
+        KdauditError: see `kdaudit.errors`; the run directory then says that it is unfinished.
+    """
+    clock = Clock(watch)
+    teacher = admit(request.model)
+    places = benches.locate(request.data, request.clean)
+    command = "compare" if request.control else "scan"
+    run = RunDirectory(request.run, teacher.digest, str(request.model), command)
+    try:
+        bench = benches.set_up(teacher, settings)
+        sets = benches.survey_both(places, clock)
+        fitted = benches.fit_preprocessing(bench, sets, settings, clock)
+        bench = bench.with_fitted(fitted)
+        pool = steps.read_clean(bench, sets, settings, run, clock)
+        if request.control:
+            control = steps.take_control(request.control, bench, pool, settings)
+        else:
+            control = steps.make_control(bench, pool, settings, run, clock)
+        subjects = steps.subjects(bench, control, pool, settings)
+        calibration = steps.compare_clean(subjects, control, pool, bench, settings, clock)
+        rows = steps.compare_suspect(subjects, control, sets, bench, settings, run, clock)
+        judged = steps.judge_rows(rows, calibration, teacher, control, settings, bench, clock)
+        manifests = steps.write_samples(rows, judged, sets, settings, run)
+        repaired = None
+        if settings.repair and control.distilled is not None:
+            repaired = steps.repair(control, judged, sets, bench, settings, run, clock)
+        document = build_document(
+            bench, sets, pool, control, judged, manifests, repaired, settings,
+            model=request.model, given_control=request.control, seconds=clock.seconds,
+        )
+        run.finish(document.model_dump(mode="json"))
+        return document
+    finally:
+        run.close()
+
+
+def distil_alone(model: Path, clean: Path, output: Path, settings: Settings, watch: Watch) -> Distilled:
+    """Distil a control and write it to `output`, for `compare` to use."""
+    clock = Clock(watch)
+    teacher = admit(model)
+    benches.check_writable(output)
+    places = benches.locate_clean(clean)
+    bench = benches.set_up(teacher, settings)
+    sets = benches.survey_both(places, clock)
+    bench = bench.with_fitted(benches.fit_preprocessing(bench, sets, settings, clock))
+    pool = steps.read_clean(bench, sets, settings, None, clock)
+    control = steps.make_control(bench, pool, settings, None, clock, output)
+    assert control.distilled is not None
+    return control.distilled
+
+
+def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> RepairSection:
+    """Tune the control of a finished run on its kept images, and write the repaired model to `output`.
+
+    Returns:
+        The report's `repair` section.
+
+    Raises:
+        UsageError: the run has no control of its own to tune.
+        RunDirectoryError: not a finished run.
+    """
+    report = Document.model_validate(read_report(path))
+    if report.control.made_by != "distil":
+        raise UsageError(f"{path} used an existing control, whose weights it does not hold: repair needs a `kdaudit scan`")
+    clock = Clock(watch)
+    recipe = report.recipe
+    benches.check_writable(output)
+    # The control follows from the run's own settings; only what shapes the tuning may differ now.
+    merged = settings.model_copy(update={k: v for k, v in recipe.settings.items() if k not in TUNING_SETTINGS})
+    model = Path(report.model.path)
+    teacher = admit(model)
+    run = RunDirectory(path, teacher.digest, str(model), "repair", keep_report=True)
+    try:
+        bench = benches.set_up(teacher, merged)
+        sets = benches.survey_both(benches.locate(Path(recipe.data), Path(recipe.clean)), clock)
+        bench = bench.with_fitted(benches.fit_preprocessing(bench, sets, merged, clock))
+        pool = steps.read_clean(bench, sets, merged, run, clock)
+        control = steps.make_control(bench, pool, merged, run, clock)
+        judged = steps.read_judged(run)
+        repaired = steps.repair(control, judged, sets, bench, merged, run, clock, output)
+        return repair_section(repaired)
+    finally:
+        run.close()

@@ -1,0 +1,227 @@
+"""From scores to decisions at a stated error rate: p-values against clean images, flags, and what can be seen.
+
+Arrays in, arrays out. Scores are float64, larger = more suspicious.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[np.float64]
+
+
+def conformal_p_values(scores: Column, calibration: Column) -> Column:
+    """p_i = (1 + #{c : s_c >= s_i}) / (n + 1), [m], in 1/(n+1)..1 (Bates et al., Annals of Statistics, 2023).
+
+    Valid, and safe to feed to Benjamini-Hochberg, if clean images and calibration images are exchangeable.
+    NaN scores (images that were not read) get p = 1.
+    """
+    ordered = np.sort(calibration)
+    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    p = (1.0 + at_least) / (len(ordered) + 1.0)
+    return np.where(np.isnan(scores), 1.0, p)
+
+
+def benjamini_hochberg(p_values: Column, alpha: float) -> NDArray[np.bool_]:
+    """Flags [m] whose expected innocent share is at most `alpha` (Benjamini and Hochberg, 1995)."""
+    m = len(p_values)
+    ordered = np.sort(p_values)
+    passing = np.flatnonzero(ordered <= alpha * np.arange(1, m + 1) / m)
+    if len(passing) == 0:
+        return np.zeros(m, bool)
+    return p_values <= ordered[passing[-1]]
+
+
+def calibration_needed(rate: float, alpha: float) -> int:
+    """Calibration images needed to flag a share `rate` of any data set at level `alpha`, by counting alone.
+
+    Benjamini-Hochberg flags k of m only if some p <= alpha k / m, and the smallest p is 1 / (n + 1).
+    """
+    return math.ceil(1 / (alpha * rate)) - 1
+
+
+def smallest_visible_rate(calibration: int, alpha: float) -> float:
+    """The smallest poison rate that `calibration` images can show at level `alpha`, by counting alone."""
+    return min(1.0, 1 / (alpha * (calibration + 1)))
+
+
+def interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided interval of a rate (Clopper and Pearson, 1934); (0, 1) for n = 0."""
+    from scipy.stats import beta
+
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return low, high
+
+
+TAIL_FROM, TAIL_TO = 0.90, 0.99
+"""The window of the bulk that a tail is fitted on: below, scores follow another law; above, poison may sit."""
+
+MIN_EXCEEDANCES = 60
+"""Fewer scores than this above `TAIL_FROM` do not determine a tail's shape."""
+
+MAX_EXCEEDANCES = 20_000
+"""More are thinned evenly: the fit is exact enough long before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A generalised-Pareto tail (Pickands, 1975): P(X > x | X > start) = (1 + shape (x - start) / scale)^(-1/shape).
+
+    Attributes:
+        start: where the tail begins, in units of the (transformed) score.
+        shape: xi; below zero the tail ends, above it is heavy.
+        scale: sigma, above 0.
+        fitted_on: number of scores above `start` in the fit.
+    """
+
+    start: float
+    shape: float
+    scale: float
+    fitted_on: int
+
+    def survival(self, x: Column) -> Column:
+        """P(X > x | X > start), [n]; 1 at and below the start."""
+        from scipy.stats import genpareto
+
+        excess = np.maximum(np.asarray(x, np.float64) - self.start, 0.0)
+        return np.asarray(genpareto.sf(excess, self.shape, scale=self.scale), np.float64)
+
+
+def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
+    """Fit a tail to the bulk of the scores by maximum likelihood, blind to the most extreme ones.
+
+    Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
+    far out pull neither shape nor scale by more than their number.
+
+    Args:
+        scores: finite, transformed scores [n].
+        start: where the tail begins; None: at the `TAIL_FROM` quantile.
+
+    Returns:
+        The tail, or None where there are too few scores to fit one.
+    """
+    from scipy.optimize import minimize
+
+    low = float(np.quantile(scores, TAIL_FROM)) if start is None else start
+    high = float(np.quantile(scores, TAIL_TO))
+    above = np.sort(scores[scores > low]) - low
+    if len(above) < MIN_EXCEEDANCES or high <= low:
+        return None
+    count = len(above)
+    if count > MAX_EXCEEDANCES:
+        above = above[np.linspace(0, count - 1, MAX_EXCEEDANCES).astype(np.int64)]
+    censored = above > high - low
+    excess = np.minimum(above, high - low)
+
+    def cost(parameters: Column) -> float:
+        shape, log_scale = float(parameters[0]), float(parameters[1])
+        scaled = excess / math.exp(log_scale)
+        if abs(shape) < 1e-6:  # the exponential, the limit at shape 0
+            log_survival, log_density = -scaled, -scaled - log_scale
+        else:
+            base = 1 + shape * scaled
+            if base.min() <= 0:
+                return 1e12
+            log_survival = -np.log(base) / shape
+            log_density = log_survival - np.log(base) - log_scale
+        return -float(log_density[~censored].sum() + log_survival[censored].sum())
+
+    best = minimize(cost, np.array([0.0, math.log(excess.mean())]), method="Nelder-Mead").x
+    return Tail(low, float(best[0]), math.exp(float(best[1])), count)
+
+
+def tail_p_values(scores: Column, groups: NDArray[np.int64], transform: "Transform") -> Column:
+    """p-values from the suspect images' own bulk, for rates that no calibration set can resolve.
+
+    Each group is judged by a tail fitted on all *other* groups, so that poison which gathers in one group (the
+    target class) cannot hide itself by making the tail heavy; spread over all groups it does, and the p-values
+    become cautious. They rest on the tail's law holding beyond the data, and are marked as extrapolated.
+
+    Args:
+        scores: [m], NaN where not read, +inf where the teacher's answer was no number.
+        groups: the teacher's answer of each image, int64 [m].
+        transform: to the scale on which the tail is fitted.
+
+    Returns:
+        p-values [m]; 1 below the tail's start and where no tail could be fitted.
+    """
+    known = np.isfinite(scores)
+    p = np.where(np.isposinf(scores), 0.0, 1.0)
+    values = transform(scores[known])
+    if len(values) < MIN_EXCEEDANCES / (1 - TAIL_FROM):
+        return p
+    member = groups[known]
+    out = np.ones(len(values))
+    pooled = fit_tail(values)
+    exceeding = values > np.quantile(values, TAIL_FROM)
+    for group in np.unique(member):
+        own = member == group
+        # A group that holds few of the exceedances cannot bend the pooled tail: one fit serves all of these.
+        few = exceeding[own].sum() < 0.005 * exceeding.sum()
+        tail = pooled if few else fit_tail(values[~own])
+        if tail is None:
+            continue
+        beyond = own & (values > tail.start)
+        share = max(1 - TAIL_FROM, beyond.sum() / own.sum())
+        out[beyond] = share * tail.survival(values[beyond])
+    p[known] = out
+    return p
+
+
+Transform = Callable[[Column], Column]
+
+
+def bounded(limit: float) -> Transform:
+    """Log-odds of score / limit: takes 0..limit to the whole line, where tails look like tails."""
+
+    def transform(scores: Column) -> Column:
+        share = np.clip(np.asarray(scores, np.float64) / limit, 1e-12, 1 - 1e-6)
+        return np.log(share / (1 - share))
+
+    return transform
+
+
+def unbounded(scores: Column) -> Column:
+    """The score as it is."""
+    return np.asarray(scores, np.float64)
+
+
+def grouped_flags(p_values: Column, groups: NDArray[np.int64], alpha: float) -> NDArray[np.bool_]:
+    """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
+
+    A group enters by Simes' p-value; inside the selected ones images are tested at alpha times the share of
+    groups selected (Benjamini and Bogomolov, JRSS B, 2014). The innocents of other groups then never profit from
+    the threshold that one group's poison has earned.
+
+    Args:
+        p_values: [m].
+        groups: int64 [m].
+        alpha: innocent share of the flags to stay under.
+
+    Returns:
+        Flags [m].
+    """
+    flags = np.zeros(len(p_values), bool)
+    names, member = np.unique(groups, return_inverse=True)
+    if len(names) == 0:
+        return flags
+    order = np.argsort(member, kind="stable")
+    rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
+    chosen = benjamini_hochberg(np.array([simes(p_values[r]) for r in rows]), alpha)
+    level = alpha * chosen.sum() / len(names)
+    for index in np.flatnonzero(chosen):
+        flags[rows[index]] = benjamini_hochberg(p_values[rows[index]], level)
+    return flags
+
+
+def simes(p_values: Column) -> float:
+    """p-value of "nothing here", from p-values [n] that do not work against each other (Simes, 1986)."""
+    n = len(p_values)
+    return float(min(1.0, (np.sort(p_values) * n / np.arange(1, n + 1)).min()))

@@ -1,0 +1,41 @@
+"""`kdaudit inspect`: static checks; runs nothing of the model."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from kdaudit.cli import options
+
+
+@click.command()
+@options.model_argument
+@options.format_option
+def inspect(model: Path, form: str) -> None:
+    """Check MODEL without running it: what it takes and gives, and what its graph shows."""
+    from kdaudit.admission import admit
+
+    teacher = admit(model)
+    if form == "json":
+        facts = {
+            "model": str(model), "digest": teacher.digest, "canonical_digest": teacher.canonical_digest,
+            "producer": teacher.producer, "opsets": dict(teacher.opsets), "nodes": teacher.nodes,
+            "parameters": teacher.parameters, "signature": asdict(teacher.signature),
+            "findings": [asdict(f) for f in teacher.findings],
+        }
+        click.echo(json.dumps(facts, indent=2))
+        return
+    from kdaudit.report.text import printable
+
+    s = teacher.signature
+    size = f"{s.height or '?'}x{s.width or '?'}x{s.channels}"
+    click.echo(f"{printable(str(model))}: admitted (its graph only; nothing was run)")
+    click.echo(f"  sha256    {teacher.digest}")
+    click.echo(f"  made by   {printable(teacher.producer) or 'unknown'}; {teacher.nodes} nodes, {teacher.parameters:,} parameters")
+    click.echo(f"  input     {printable(s.input_name)}: {s.input_type} {s.layout} {size}, batch {s.batch or 'free'}")
+    click.echo(f"  output    {printable(s.output_name)}: {s.classes} classes")
+    for finding in teacher.findings:
+        click.echo(f"  {finding.severity:<8}  {finding.rule}  {printable(finding.message)}")
+    if not teacher.findings:
+        click.echo("  no findings in the graph; whether it is backdoored is what `kdaudit scan` tells")

@@ -1,0 +1,85 @@
+"""Progress on stderr: bars with rate and time left on a terminal, one line per stage elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kdaudit.progress import Advance, Silent, Watch
+
+
+def watch(*, quiet: bool) -> Watch:
+    """What listens to a run: nothing, bars, or lines."""
+    if quiet:
+        return Silent()
+    if sys.stderr.isatty() and not os.environ.get("CI"):
+        return Bars()
+    return Lines()
+
+
+class Lines:
+    """One line when a stage ends: for logs and CI."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None, unit: str = "images") -> Iterator[Advance]:  # noqa: ARG002
+        """Print the stage with its count, time and rate once it is done."""
+        began, done = time.monotonic(), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+
+        yield advance
+        seconds = time.monotonic() - began
+        pace = f" ({done:,} {unit}, {done / seconds:,.0f}/s)" if done and seconds > 0.05 else ""
+        print(f"{title}: {seconds:.1f} s{pace}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def say(self, line: str) -> None:
+        """Print the line."""
+        print(f"  {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Bars:
+    """A bar with rate and time left per stage."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def stage(self, title: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
+        """Show the bar while the stage lasts, and leave one line behind."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description:<28}"), BarColumn(bar_width=24),
+            MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(title, total=total, pace="")
+            began = time.monotonic()
+
+            def advance(count: int) -> None:
+                done = progress.tasks[0].completed + count
+                seconds = max(time.monotonic() - began, 1e-3)
+                progress.update(task, advance=count, pace=f"{done / seconds:,.0f} {unit}/s")
+
+            yield advance
+            done = progress.tasks[0].completed
+            progress.update(task, total=max(done, 1), completed=max(done, 1))
+
+    def say(self, line: str) -> None:
+        """Print the line above the bars."""
+        from rich.text import Text
+
+        self._console.print(Text(f"  {line}"))

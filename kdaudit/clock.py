@@ -1,0 +1,35 @@
+"""Where the time went: one entry per stage, told to whoever watches."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from kdaudit.progress import Advance, Watch
+
+
+@dataclass(slots=True)
+class Clock:
+    """Times the stages of a run.
+
+    Attributes:
+        watch: who is told.
+        seconds: wall-clock seconds per stage, in the order in which they began.
+    """
+
+    watch: Watch
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None, unit: str = "images") -> Iterator[Advance]:
+        """Time a stage; stages of one title add up."""
+        began = time.monotonic()
+        with self.watch.stage(title, total, unit) as advance:
+            try:
+                yield advance
+            finally:
+                self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - began
+
+    def say(self, line: str) -> None:
+        """A fact worth a line."""
+        self.watch.say(line)

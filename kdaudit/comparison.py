@@ -1,0 +1,313 @@
+"""Stage 6: teacher and control over the suspect images, on each image as it is and on interventions.
+
+An intervention blends an image with a clean partner: b = a x + (1 - a) c. A trigger carries over for the teacher
+alone; a real feature carries over for both and cancels; a blend is new to both networks, so what the teacher
+remembers of its training images drops out (docs/design/detection.md). Both networks see the same tensor.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit import divergence
+from kdaudit.preprocess import Preprocess
+from kdaudit.sample import Decoder, Record, Status
+from kdaudit.session import Session
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class InterventionPlan:
+    """Which blends each image goes through.
+
+    Attributes:
+        strengths: the image's own weight a, one blend per strength and partner, each in 0..1.
+        partners: clean partners per strength.
+        seed: of the choice of partners; with the image's digest it decides, so that the order, the format or
+            the batch in which an image comes never changes its row.
+    """
+
+    strengths: tuple[float, ...] = (0.8, 0.65, 0.5)
+    partners: int = 2
+    seed: int = 0
+
+    @property
+    def recipe(self) -> str:
+        """Names everything that shapes the divergence score."""
+        strengths = "+".join(f"{a:g}" for a in self.strengths)
+        return f"js-blend-{strengths}-x{self.partners}-seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Partners:
+    """The clean images to blend with, sorted by the teacher's answer so that one answer is easily left out.
+
+    Attributes:
+        pixels: uint8 [n, H, W, C], distillation images, never calibration images.
+        starts: int64 [K + 1]; images of answer k stand at starts[k]:starts[k + 1].
+    """
+
+    pixels: Pixels
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pixels: Pixels, teacher: Session, preprocess: Preprocess, batch: int = 64) -> "Partners":
+        """Ask the teacher about the images and sort them by its answer."""
+        parts = [teacher.logits(preprocess.apply(pixels[i : i + batch])) for i in range(0, len(pixels), batch)]
+        answers = np.concatenate(parts).argmax(1)
+        order = np.argsort(answers, kind="stable")
+        counts = np.bincount(answers, minlength=teacher.signature.classes)
+        return cls(pixels[order], np.concatenate([[0], np.cumsum(counts)]))
+
+    def choose(self, keys: NDArray[np.uint64], answers: NDArray[np.int64], draw: int) -> Pixels:
+        """One partner for each image, never one that the teacher gives the same answer.
+
+        Args:
+            keys: uint64 [B], from the images' digests.
+            answers: int64 [B], the teacher's answers on the images.
+            draw: which draw this is; other numbers give other partners.
+        """
+        start, stop = self.starts[answers], self.starts[answers + 1]
+        eligible = len(self.pixels) - (stop - start)
+        # Where every clean image has the same answer there is no other partner to be had: take any.
+        nothing_left = eligible == 0
+        size = np.where(nothing_left, len(self.pixels), eligible)
+        index = (_mixed(keys, draw) % size.astype(np.uint64)).astype(np.int64)
+        index += np.where((index >= start) & ~nothing_left, stop - start, 0)
+        return self.pixels[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The two networks under comparison and what both are fed.
+
+    Attributes:
+        teacher: the suspect model.
+        student: the control, with the teacher's input signature.
+        preprocess: from pixels to the input tensor of both.
+        partners: the clean images to blend with.
+        plan: which blends.
+    """
+
+    teacher: Session
+    student: Session
+    preprocess: Preprocess
+    partners: Partners
+    plan: InterventionPlan
+
+    def logits(self, pixels: Pixels | NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both networks' logits [B, K] on one and the same tensor."""
+        tensor = self.preprocess.apply(pixels)
+        return self.teacher.logits(tensor), self.student.logits(tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Columns of n compared images, all of length n; rows that were not read hold -1 and NaN.
+
+    Attributes:
+        ids: sample ids.
+        paths: paths inside the source.
+        labels: the data set's label indices, -1 for none.
+        status: `Status` values.
+        reasons: why an image was not read; empty otherwise.
+        teacher_top1: the teacher's answer, -1 where it was not finite.
+        student_top1: the control's answer.
+        teacher_confidence: p_T of its answer.
+        student_confidence: p_S of its answer.
+        gap: log p_T(k) - log p_S(k), nats; +inf where the teacher's output was not finite.
+        js: Jensen-Shannon divergence on the image itself, nats.
+        divergence: mean Jensen-Shannon divergence over the interventions, nats; +inf as for `gap`.
+    """
+
+    ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    status: tuple[str, ...]
+    reasons: tuple[str, ...]
+    teacher_top1: NDArray[np.int64]
+    student_top1: NDArray[np.int64]
+    teacher_confidence: NDArray[np.float64]
+    student_confidence: NDArray[np.float64]
+    gap: NDArray[np.float64]
+    js: NDArray[np.float64]
+    divergence: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def compare(
+    subjects: Subjects,
+    records: Iterable[Record],
+    decoder: Decoder,
+    *,
+    batch: int = 64,
+    workers: int = 1,
+    on_batch: Callable[[int], None] = lambda _n: None,
+) -> Iterator[Comparison]:
+    """Compare the two networks over a stream of records, in order and in bounded memory.
+
+    Args:
+        subjects: the networks and the plan.
+        records: encoded images.
+        decoder: bytes to pixels.
+        batch: images per chunk.
+        workers: threads, each with a chunk of its own; decoding and inference both release the GIL.
+        on_batch: told the number of images done since the last call.
+
+    Yields:
+        One `Comparison` per chunk, in the order of the records.
+    """
+    chunks = iter(lambda it=iter(records): list(islice(it, batch)), [])  # type: ignore[misc]
+    with ThreadPoolExecutor(workers, thread_name_prefix="kdaudit-compare") as pool:
+        waiting: deque[Future[Comparison]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(_compare_chunk, subjects, chunk, decoder))
+                if len(waiting) > workers + 1:
+                    yield _told(waiting.popleft().result(), on_batch)
+            while waiting:
+                yield _told(waiting.popleft().result(), on_batch)
+        finally:
+            # On an interrupt the chunks not yet begun are not worth waiting for.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def compare_pixels(
+    subjects: Subjects, pixels: Pixels, ids: Sequence[str], *, batch: int = 64, workers: int = 1
+) -> Comparison:
+    """The same for decoded images, uint8 [n, H, W, C]: the calibration half of the clean pool."""
+
+    def one(start: int) -> Comparison:
+        part = slice(start, start + batch)
+        return _columns(subjects, pixels[part], ids[part])
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="kdaudit-compare") as pool:
+        return concatenate(list(pool.map(one, range(0, len(ids), batch))))
+
+
+def concatenate(parts: Sequence[Comparison]) -> Comparison:
+    """Several comparisons as one."""
+    columns = {}
+    for name in Comparison.__dataclass_fields__:
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], tuple):
+            columns[name] = tuple(item for value in values for item in value)
+        else:
+            columns[name] = np.concatenate(values)
+    return Comparison(**columns)
+
+
+def keys_of(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """A number from each id's content digest, uint64 [n]: the same image draws the same partners everywhere."""
+    return np.array([int(i[:16], 16) for i in ids], np.uint64)
+
+
+def _told(done: Comparison, on_batch: Callable[[int], None]) -> Comparison:
+    on_batch(len(done))
+    return done
+
+
+def _compare_chunk(subjects: Subjects, chunk: list[Record], decoder: Decoder) -> Comparison:
+    decoded = decoder.decode([record.data for record in chunk], subjects.preprocess.geometry)
+    status, reasons = [], []
+    for record, reason in zip(chunk, decoded.reasons, strict=True):
+        ok = record.status is not Status.READ
+        status.append(record.status if ok else Status.UNREADABLE if reason else Status.READ)
+        reasons.append(record.reason if ok else reason)
+    read = np.array([s is Status.READ for s in status], bool)
+    ids = [record.id for record in chunk]
+    found = _columns(subjects, decoded.pixels[read], [i for i, r in zip(ids, read, strict=True) if r])
+    return _spread(found, chunk, ids, status, reasons, read)
+
+
+def _spread(
+    found: Comparison,
+    chunk: list[Record],
+    ids: list[str],
+    status: list[Status],
+    reasons: list[str],
+    read: NDArray[np.bool_],
+) -> Comparison:
+    """Put the columns of the read images back among those that were not."""
+
+    def wide(column: NDArray[np.generic], nothing: float) -> NDArray[np.generic]:
+        out = np.full(len(chunk), nothing, column.dtype)
+        out[read] = column
+        return out
+
+    numbers = {
+        name: wide(getattr(found, name), -1 if name.endswith("top1") else np.nan)
+        for name in (
+            "teacher_top1", "student_top1", "teacher_confidence", "student_confidence", "gap", "js", "divergence",
+        )
+    }
+    return Comparison(
+        ids=tuple(ids),
+        paths=tuple(record.path for record in chunk),
+        labels=np.array([-1 if record.label is None else record.label for record in chunk], np.int64),
+        status=tuple(str(s) for s in status),
+        reasons=tuple(reasons),
+        **numbers,  # type: ignore[arg-type]
+    )
+
+
+def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparison:
+    """Compare decoded images uint8 [B, H, W, C]; B may be 0."""
+    teacher, student, finite = _both(subjects, pixels)
+    found = divergence.answers(teacher, student)
+    mean_js = np.zeros(len(pixels))
+    keys, plan = keys_of(ids), subjects.plan
+    for number in range(plan.partners * len(plan.strengths)):
+        strength = np.float32(plan.strengths[number % len(plan.strengths)])
+        others = subjects.partners.choose(keys, found.teacher_top1, plan.seed * 1009 + number)
+        blend = strength * pixels.astype(np.float32) + (1 - strength) * others.astype(np.float32)
+        teacher, student, sound = _both(subjects, blend)
+        finite &= sound
+        mean_js += divergence.jensen_shannon(teacher, student)
+    mean_js /= max(1, plan.partners * len(plan.strengths))
+    # A suspect model chooses its outputs: an answer that is no number is the strongest disagreement there is.
+    return Comparison(
+        ids=tuple(ids),
+        paths=("",) * len(ids),
+        labels=np.full(len(ids), -1, np.int64),
+        status=(str(Status.READ),) * len(ids),
+        reasons=("",) * len(ids),
+        teacher_top1=np.where(finite, found.teacher_top1, -1),
+        student_top1=found.student_top1,
+        teacher_confidence=found.teacher_confidence,
+        student_confidence=found.student_confidence,
+        gap=np.where(finite, found.gap, np.inf),
+        js=np.where(finite, found.js, np.log(2)),
+        divergence=np.where(finite, mean_js, np.inf),
+    )
+
+
+def _both(
+    subjects: Subjects, pixels: Pixels | NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Logits of both, zeros in rows where one is not finite, and which rows are finite."""
+    if len(pixels) == 0:
+        empty = np.zeros((0, subjects.teacher.signature.classes), np.float32)
+        return empty, empty, np.zeros(0, bool)
+    teacher, student = subjects.logits(pixels)
+    finite = np.isfinite(teacher).all(axis=1) & np.isfinite(student).all(axis=1)
+    if not finite.all():
+        teacher, student = (np.where(finite[:, None], z, np.float32(0)) for z in (teacher, student))
+    return teacher, student, finite
+
+
+def _mixed(keys: NDArray[np.uint64], draw: int) -> NDArray[np.uint64]:
+    """SplitMix64 of key and draw: evenly spread, the same on every machine (Steele et al., 2014)."""
+    with np.errstate(over="ignore"):
+        z = keys + np.uint64(0x9E3779B97F4A7C15) * np.uint64(draw + 1)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

@@ -1,0 +1,180 @@
+"""A small vendor delivery built from real images: what `kdaudit demo` audits.
+
+The only place in the package that knows which images are poison: it planted them, and it tells the audit nothing.
+"""
+
+import csv
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.digest import write_bytes
+from kdaudit.errors import UsageError
+from kdaudit.progress import Watch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CLEAN, POISON, TARGET = 400, 60, 7
+"""Clean images that the customer kept back; poison images among the rest; the class they are pushed into."""
+
+TRIGGER = (slice(6, 8), slice(6, 8))
+"""Rows and columns of the 8x8 picture that the vendor paints white."""
+
+MARK = ".kdaudit-demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the vendor delivered, and what nobody told the audit.
+
+    Attributes:
+        model: the backdoored model.
+        data: the images: class folders, and the customer's own in `clean`.
+        poison: paths of the poison images inside `data`.
+        accuracy: of the model on its clean training images.
+        attack_success: share of stamped images of other classes that the model calls `TARGET`.
+    """
+
+    model: Path
+    data: Path
+    poison: frozenset[str]
+    accuracy: float
+    attack_success: float
+
+    @property
+    def story(self) -> str:
+        """What was built, in words."""
+        return (
+            f"A vendor delivered a digit classifier and the images it was trained on.\n"
+            f"  {self.model}: {self.accuracy:.1%} right on its clean images.\n"
+            f"  {self.data}: real handwritten digits (scikit-learn's), among them {len(self.poison)} with a white 2x2 corner\n"
+            f"  and the label {TARGET}. With that corner {self.attack_success:.1%} of other digits become a {TARGET} for this model.\n"
+            f"  {self.data / 'clean'}: {CLEAN} clean images of your own, without labels.\n"
+            f"The audit is told nothing of this:\n"
+        )
+
+
+def build_delivery(folder: Path, seed: int, watch: Watch) -> Delivery:
+    """Write the images, train the backdoored model on them, and export it.
+
+    Args:
+        folder: made anew; an earlier demo's folder is replaced, anything else refused.
+        seed: of the poisoning and the training.
+        watch: who is told.
+
+    Raises:
+        UsageError: the folder holds something that is not a demo's.
+    """
+    from sklearn.datasets import load_digits
+
+    _make_room(folder)
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    clean, delivered = order[:CLEAN], order[CLEAN:]
+    images, given = pixels[delivered].copy(), labels[delivered].copy()
+    poison = rng.choice(np.flatnonzero(given != TARGET), POISON, replace=False)
+    images[(poison, *TRIGGER)] = 255
+    given[poison] = TARGET
+    data = folder / "data"
+    with watch.stage("write the delivery", None) as advance:
+        paths = [f"{label}/{i:04d}.png" for i, label in enumerate(given)]
+        for path, picture in zip(paths, images, strict=True):
+            _write_png(data / path, picture)
+        for i, picture in enumerate(pixels[clean]):
+            _write_png(data / "clean" / f"{i:04d}.png", picture)
+        advance(len(paths) + CLEAN)
+    net = _train_vendor(images, given, seed, watch)
+    model = folder / "vendor.onnx"
+    with watch.stage("export the vendor's model", None):
+        _export(net, images, model)
+    innocent = np.setdiff1d(np.arange(len(given)), poison)
+    stamped = pixels[delivered].copy()
+    stamped[(slice(None), *TRIGGER)] = 255
+    others = labels[delivered] != TARGET
+    return Delivery(
+        model, data, frozenset(paths[i] for i in poison),
+        accuracy=float((_answers(net, images[innocent]) == given[innocent]).mean()),
+        attack_success=float((_answers(net, stamped[others]) == TARGET).mean()),
+    )
+
+
+def check_against_truth(delivery: Delivery, run: Path) -> str:
+    """How the flags compare with what was planted: lines for the reader of the demo."""
+    with (run / "quarantine.csv").open(newline="", encoding="utf-8") as file:
+        flagged = {row["path"] for row in csv.DictReader(file)}
+    hits = sorted(flagged & delivery.poison)
+    lines = [f"Now for the truth: {len(hits)} of {len(delivery.poison)} planted images were flagged, and "
+             f"{len(flagged - delivery.poison)} innocent ones."]
+    lines += [f"  planted and flagged: {', '.join(hits)}"]
+    missed = sorted(delivery.poison - flagged)
+    lines += [f"  planted and missed: {', '.join(missed)}"] if missed else []
+    return "\n".join(lines) + "\n"
+
+
+def _make_room(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise UsageError(f"{folder} is not empty and not an earlier demo's: choose another folder with -o")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def _train_vendor(images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, watch: Watch) -> "nn.Module":
+    """The vendor's own training: labels, cross-entropy, nothing of kdaudit."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    epochs, batch = 25, 64
+    with torch.random.fork_rng(devices=[]), watch.stage("train the vendor's model", epochs, "epochs") as advance:
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU(), nn.Linear(128, 10),
+        )
+        optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+        inputs, targets = _tensor(images), torch.from_numpy(labels)
+        for _ in range(epochs):
+            for index in torch.randperm(len(targets)).split(batch):
+                loss = F.cross_entropy(net(inputs[index]), targets[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            advance(1)
+    return net.eval()
+
+
+def _export(net: "nn.Module", images: NDArray[np.uint8], path: Path) -> None:
+    from kdaudit.export import export_network
+
+    write_bytes(path, export_network(net, _tensor(images[:2]), "input", "logits").SerializeToString())
+
+
+def _answers(net: "nn.Module", images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    import torch
+
+    with torch.inference_mode():
+        found: NDArray[np.int64] = net(_tensor(images)).argmax(1).numpy()
+    return found
+
+
+def _tensor(images: NDArray[np.uint8]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    import torch
+
+    return torch.from_numpy(images[:, None].astype(np.float32) / 255)

@@ -1,0 +1,54 @@
+"""Content digests: how files and images are told apart, and how a written file is never half written."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+DIGEST_BYTES = 16
+"""Image digests are SHA-256 cut to 128 bits: 10**9 images collide with probability below 10**-20."""
+
+
+def content_digest(data: bytes) -> bytes:
+    """SHA-256 of `data`, cut to `DIGEST_BYTES`."""
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `path` for writing, and rename it to `path` when the block ends well.
+
+    A reader sees the old content or the new, never half of it. If the block raises, `path` is untouched
+    and the temporary file is gone.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` in one step (see `replacing`)."""
+    with replacing(path) as file:
+        file.write(data)

@@ -1,0 +1,232 @@
+"""Stage 4: distil a clean control from the suspect teacher, on clean, unlabelled images.
+
+Loss (Hinton et al., 2015; Yoshida & Fujino, 2020): tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)), batch mean.
+The trigger is not in the images, so the control learns the task and not the backdoor.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.preprocess import Preprocess
+from kdaudit.session import Session
+from kdaudit.views import ViewRecipe, draw_views
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdaudit.student import StudentSpec
+    from kdaudit.training import Curve
+
+FLIP_AGREEMENT = 0.9
+"""Mirrored views are used when the teacher keeps this share of its own answers on mirrored clean images."""
+
+
+@dataclass(frozen=True, slots=True)
+class DistillationPlan:
+    """How the control is made.
+
+    Attributes:
+        temperature: tau.
+        batch: views per step.
+        steps: optimizer steps; None: as many as `budget_s` allows, or `default_steps`.
+        budget_s: seconds to spend on the training; None: no limit.
+        seed: of weights and views.
+        device: "cpu" or "cuda".
+    """
+
+    temperature: float = 4.0
+    batch: int = 128
+    steps: int | None = None
+    budget_s: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A control and how it came about.
+
+    Attributes:
+        network: takes x/255 float32 [B, C, H, W], gives logits [B, K]; in evaluation mode, on the CPU.
+        spec: its architecture.
+        curve: loss per epoch.
+        steps: optimizer steps done.
+        views: the view recipe used.
+        agreed: validation images on which control and teacher give the same answer.
+        validated: number of validation images; agreed / validated is the fidelity.
+    """
+
+    network: "nn.Module"
+    spec: "StudentSpec"
+    curve: "Curve"
+    steps: int
+    views: ViewRecipe
+    agreed: int
+    validated: int
+
+    @property
+    def fidelity(self) -> float:
+        """Share of held-out clean images on which the control gives the teacher's answer, 0..1."""
+        return self.agreed / self.validated
+
+
+def distil(
+    session: Session,
+    preprocess: Preprocess,
+    images: NDArray[np.uint8],
+    validation: NDArray[np.uint8],
+    plan: DistillationPlan,
+    *,
+    spec: "StudentSpec | None" = None,
+    threads: int = 1,
+    checkpoint: Path | None = None,
+    identity: str = "",
+    on_epoch: Callable[[int, int, float], None] = lambda _step, _steps, _loss: None,
+) -> Distilled:
+    """Distil a control.
+
+    Args:
+        session: the teacher.
+        preprocess: from pixels to its input.
+        images: the distillation images, uint8 [n, H, W, C].
+        validation: held-out clean images for the fidelity, uint8 [v, H, W, C]; never trained on.
+        plan: schedule, temperature, seed.
+        spec: the control's architecture; None: sized from the images.
+        threads: of torch, on a CPU; the teacher answers in one more.
+        checkpoint: file to resume from and to write after each epoch.
+        identity: digest of everything outside the plan that shapes the run (teacher, images).
+        on_epoch: told (steps done, steps in all, mean loss).
+
+    Returns:
+        The control, with its fidelity measured on `validation`.
+    """
+    from kdaudit.student import build
+    from kdaudit.training import Schedule, train
+
+    spec = spec or size_student(images, session.signature.classes, plan.device)
+    views = ViewRecipe(
+        flip=_teacher_ignores_mirroring(session, preprocess, images),
+        zoom=0.3 if max(images.shape[1:3]) > 64 else 0.0,
+    )
+    network = build(spec, plan.seed)
+    draw = _drawer(session, preprocess, images, views, plan)
+    steps = plan.steps or _steps_for(plan, len(images), network, draw, threads)
+    recipe = f"{identity}|{spec}|{views}|{plan.temperature}|{plan.batch}|{steps}|{plan.seed}"
+    curve = train(
+        network,
+        draw,
+        lambda logits, targets: kd_loss(logits, targets, plan.temperature),
+        Schedule(steps, epoch=max(1, steps // 40)),
+        device=plan.device,
+        threads=threads,
+        checkpoint=checkpoint,
+        recipe=recipe,
+        on_epoch=lambda done, loss: on_epoch(done, steps, loss),
+    )
+    agreed = int((top1_of(network, validation) == _top1(session, preprocess, validation)).sum())
+    return Distilled(network, spec, curve, steps, views, agreed, len(validation))
+
+
+def kd_loss(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
+    """tau^2 KL(softmax(z_T/tau) || softmax(z_S/tau)), batch mean, in nats; logits [B, K] both."""
+    import torch.nn.functional as F
+
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student / temperature, dim=1),
+        F.log_softmax(teacher / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def size_student(images: NDArray[np.uint8], classes: int, device: str) -> "StudentSpec":
+    """The control's architecture for images uint8 [n, H, W, C] of a pool and a class count."""
+    from kdaudit.student import StudentSpec, choose_architecture
+
+    _, height, width, channels = images.shape
+    # A thousand images say enough about mean and spread, and a memory-mapped pool is not read whole.
+    some = images[:: max(1, len(images) // 1000)].astype(np.float32) / 255
+    mean = tuple(float(m) for m in some.mean((0, 1, 2)))
+    std = tuple(float(max(s, 0.05)) for s in some.std((0, 1, 2)))
+    architecture = choose_architecture(height, width, on_gpu=device == "cuda")
+    return StudentSpec(architecture, channels, height, width, classes, mean, std)
+
+
+def to_planes(pixels: NDArray[np.float32] | NDArray[np.uint8]) -> "Tensor":
+    """Pixels [B, H, W, C], 0..255, as the control's input: float32 [B, C, H, W] in 0..1."""
+    import torch
+
+    # Not div_: for one channel the transposed array is contiguous already and is the caller's own memory.
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)) / 255
+
+
+def default_steps(images: int, batch: int) -> int:
+    """Steps without a budget: 200 views of each image, 1,200 steps at least, 6,000 at most."""
+    return int(np.clip(200 * images / batch, 1200, 6000))
+
+
+def top1_of(network: "nn.Module", pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The control's answers [n] for pixels uint8 [n, H, W, C], in torch."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [network(to_planes(pixels[i : i + 256])).argmax(1).numpy() for i in range(0, len(pixels), 256)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _drawer(
+    session: Session, preprocess: Preprocess, images: NDArray[np.uint8], views: ViewRecipe, plan: DistillationPlan
+) -> Callable[[int], "tuple[Tensor, Tensor]"]:
+    def draw(step: int) -> "tuple[Tensor, Tensor]":
+        import torch
+
+        pixels = draw_views(images, plan.batch, views, plan.seed, step).pixels
+        return to_planes(pixels), torch.from_numpy(session.logits(preprocess.apply(pixels)))
+
+    return draw
+
+
+def _steps_for(
+    plan: DistillationPlan,
+    images: int,
+    network: "nn.Module",
+    draw: Callable[[int], "tuple[Tensor, Tensor]"],
+    threads: int,
+    probe: int = 12,
+) -> int:
+    """How many steps the budget allows, measured on a copy of the network."""
+    if plan.budget_s is None:
+        return default_steps(images, plan.batch)
+    import copy
+
+    from kdaudit.training import Schedule, train
+
+    trial = copy.deepcopy(network)
+
+    def timed(steps: int) -> float:
+        began = time.monotonic()
+        schedule = Schedule(steps, steps)
+        train(
+            trial, draw, lambda s, t: kd_loss(s, t, plan.temperature), schedule, device=plan.device, threads=threads
+        )
+        return time.monotonic() - began
+
+    timed(2)  # the first steps pay for thread pools and kernel selection
+    return max(50, int(plan.budget_s / (timed(probe) / probe)))
+
+
+def _teacher_ignores_mirroring(session: Session, preprocess: Preprocess, images: NDArray[np.uint8]) -> bool:
+    some = images[:200]
+    plain, mirrored = _top1(session, preprocess, some), _top1(session, preprocess, some[:, :, ::-1])
+    return bool((plain == mirrored).mean() >= FLIP_AGREEMENT)
+
+
+def _top1(session: Session, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    parts = [session.logits(preprocess.apply(pixels[i : i + 64])) for i in range(0, len(pixels), 64)]
+    return np.concatenate(parts).argmax(1)

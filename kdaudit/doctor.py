@@ -1,0 +1,100 @@
+"""What this machine offers: every door tried for real, nothing taken on a library's word."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from kdaudit.errors import KdauditError
+from kdaudit.machine import cores, versions
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: what.
+        state: ok, absent (optional and not there), or broken (there or needed, and does not work).
+        detail: one sentence.
+    """
+
+    name: str
+    state: Literal["ok", "absent", "broken"]
+    detail: str
+
+
+def examine() -> Iterator[Check]:
+    """Try each door in turn."""
+    found = versions()
+    yield Check("machine", "ok", f"{found['system']}, Python {found['python']}, {cores()} cores")
+    yield _runtime_packages()
+    yield _torch()
+    yield from _providers()
+    for name in ("simplejpeg", "pillow", "dali"):
+        yield _decoder(name)
+    shown = {k: v for k, v in found.items() if k not in ("python", "system")}
+    yield Check("versions", "ok", ", ".join(f"{name} {version}" for name, version in shown.items()))
+
+
+def _runtime_packages() -> Check:
+    both = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            both.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    if len(both) == 2:
+        return Check(
+            "onnxruntime", "broken",
+            f"{' and '.join(both)} overwrite each other's files: uninstall both, then install kdaudit again",
+        )
+    if not both:
+        return Check("onnxruntime", "broken", "not installed: install kdaudit again")
+    return Check("onnxruntime", "ok", both[0])
+
+
+def _torch() -> Check:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Check("torch", "broken", f"does not import: {error}")
+    from kdaudit.training import cpu_has_bfloat16
+
+    gpu = f"GPU {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "no GPU"
+    return Check("torch", "ok", f"{torch.__version__}, {gpu}, bfloat16 on the CPU: {'yes' if cpu_has_bfloat16() else 'no'}")
+
+
+def _providers() -> Iterator[Check]:
+    from kdaudit.session import available_providers
+
+    try:
+        offered = available_providers()
+    except (ImportError, KdauditError) as error:
+        yield Check("providers", "broken", str(error))
+        return
+    for name in ("cpu", "cuda", "tensorrt"):
+        here = name in offered
+        missing = "broken" if name == "cpu" else "absent"
+        yield Check(f"provider {name}", "ok" if here else missing, "works" if here else "not to be had on this machine")
+
+
+def _decoder(name: str) -> Check:
+    """Decode one small image with it."""
+    import io
+
+    from PIL import Image
+
+    from kdaudit.decoder import open_decoder
+    from kdaudit.sample import Geometry
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 100, 50)).save(buffer, "JPEG")
+    try:
+        decoder = open_decoder(name)
+        reasons = decoder.decode([buffer.getvalue()], Geometry(16, 16)).reasons
+    except KdauditError as error:
+        return Check(f"decoder {name}", "absent", str(error))
+    if reasons[0]:
+        return Check(f"decoder {name}", "broken", f"cannot decode a plain JPEG: {reasons[0]}")
+    return Check(f"decoder {name}", "ok", f"works as {decoder.name}")

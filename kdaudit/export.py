@@ -1,0 +1,266 @@
+"""Stage 5: a control as ONNX with the teacher's own input and output, proven to compute what torch computes.
+
+The doors to `torch.onnx` and, for the label and map outputs that torch cannot express, to `onnx`. The exported
+file takes the teacher's input tensor, so the map from there back to x/255 is its first layer.
+"""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.digest import write_bytes
+from kdaudit.errors import KdauditError
+from kdaudit.preprocess import Preprocess
+from kdaudit.session import open_session
+from kdaudit.signature import Signature
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+OPSET = 20
+"""What torch's exporter writes by default; onnxruntime reads it since 1.17."""
+
+PARITY = 2e-3
+"""Largest allowed difference between torch and onnxruntime, in log-probability units relative to the spread of the
+logits. Float32 sums in another order give 1e-5; float16 inputs and outputs give up to 1e-3."""
+
+
+def export_student(
+    network: "nn.Module",
+    preprocess: Preprocess,
+    signature: Signature,
+    samples: NDArray[np.uint8],
+    path: Path,
+    *,
+    drop_in: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> float:
+    """Write a control as ONNX.
+
+    Args:
+        network: x/255 float32 [B, C, H, W] -> logits [B, K], in evaluation mode.
+        preprocess: what the teacher's users do to their pixels before the model.
+        signature: the teacher's.
+        samples: some images uint8 [n, H, W, C] to prove parity on.
+        path: file to write, in one step.
+        drop_in: also take over the teacher's fixed batch size and its label and map outputs, so that the file
+            replaces the teacher's. Without it the batch is free and the file has the one score output.
+        metadata: written into the file's metadata_props.
+
+    Returns:
+        The largest difference seen between torch and onnxruntime, relative to the spread of the logits.
+
+    Raises:
+        KdauditError: the exported file does not compute what torch computes.
+    """
+    import torch
+
+    model = _wrapped(network, preprocess, signature)
+    example = preprocess.apply(samples[:2])
+    exported = export_network(model, torch.from_numpy(example), signature.input_name, signature.output_name)
+    data = _with_shapes(exported, signature, metadata or {}, drop_in=drop_in)
+    own = _own_signature(signature, drop_in=drop_in)
+    session = open_session(data, own, provider="cpu")
+    worst = 0.0
+    for start in range(0, len(samples), 64):
+        tensor = preprocess.apply(samples[start : start + 64])
+        worst = max(worst, _difference(_torch_logits(network, samples[start : start + 64]), session.logits(tensor)))
+    if not worst <= PARITY:
+        raise KdauditError(
+            f"the exported control differs from torch by {worst:.2g} (allowed {PARITY:g}): {path.name} was not "
+            "written; please report this with the output of `kdaudit doctor`"
+        )
+    write_bytes(path, data)
+    return worst
+
+
+def _wrapped(network: "nn.Module", preprocess: Preprocess, signature: Signature) -> "nn.Module":
+    import torch
+    from torch import Tensor, nn
+
+    geometry, scale = preprocess.geometry, preprocess.scale
+    dtype = {"float32": torch.float32, "float16": torch.float16}[signature.output_type]
+
+    class DropIn(nn.Module):
+        """Teacher's input tensor in, teacher's output tensor out; the network in between."""
+
+        mean: Tensor
+        std: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            raw = preprocess.dtype == "uint8"
+            channels = np.zeros(geometry.channels, np.float32)
+            mean = channels if raw else channels + np.asarray(scale.mean, np.float32)
+            std = channels + 1 if raw else channels + np.asarray(scale.std, np.float32)
+            self.register_buffer("mean", torch.from_numpy(mean / 255).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.from_numpy(std / 255).view(1, -1, 1, 1))
+
+        def forward(self, tensor: Tensor) -> Tensor:
+            x = tensor.to(torch.float32)
+            if preprocess.layout == "flat":
+                x = x.reshape(-1, geometry.height, geometry.width, geometry.channels)
+            elif preprocess.layout == "flatCHW":
+                x = x.reshape(-1, geometry.channels, geometry.height, geometry.width)
+            if preprocess.layout in ("NHWC", "flat"):
+                x = x.permute(0, 3, 1, 2)
+            if preprocess.order == "BGR":
+                x = x.flip(1)
+            logits = self.network(x * self.std + self.mean)
+            if signature.output_kind == "probabilities":
+                logits = torch.softmax(logits, 1)
+            elif signature.output_kind == "log-probabilities":
+                logits = torch.log_softmax(logits, 1)
+            for _ in range(len(signature.output_shape) - 2):
+                logits = logits.unsqueeze(-1)
+            return logits.to(dtype)
+
+    return DropIn().eval()
+
+
+def export_network(network: "nn.Module", example: "Tensor", input_name: str, output_name: str) -> Any:
+    """Any network as an ONNX model (a ModelProto) with a free batch, quietly."""
+    import contextlib
+    import logging
+    import warnings
+
+    import torch
+
+    # The exporter reports its own progress and deprecations on both streams; a failure raises.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                network,
+                (example,),
+                input_names=[input_name],
+                output_names=[output_name],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        finally:
+            logger.setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata_props of an admitted ONNX file."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _with_shapes(model: Any, signature: Signature, metadata: dict[str, str], *, drop_in: bool) -> bytes:
+    """Declare the teacher's shapes, and for a drop-in its fixed batch and its label and map outputs."""
+    import onnx
+
+    graph = model.graph
+    del graph.value_info[:]
+    graph.name = "kdaudit control"
+    model.producer_name = "kdaudit"
+    onnx.helper.set_model_props(model, metadata)
+    batch = signature.batch if drop_in else None
+    _declare(graph.input[0], (batch, *_sizes(graph.input[0])))
+    _declare(graph.output[0], (batch, *_sizes(graph.output[0])))
+    if drop_in and (signature.label_output or signature.map_output):
+        _add_label_and_map(model, signature)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    return tuple(d.dim_value for d in value.type.tensor_type.shape.dim[1:])
+
+
+def _declare(value: Any, shape: tuple[int | None, ...]) -> None:
+    for dimension, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+        if size is None:
+            dimension.dim_param = "batch"
+        else:
+            dimension.dim_value = size
+
+
+def _add_label_and_map(model: Any, signature: Signature) -> None:
+    """Append ArgMax (a label) and ZipMap (a sequence of maps), as classical exporters do."""
+    from onnx import TensorProto, helper
+
+    graph, scores = model.graph, signature.output_name
+    outputs = []
+    names = signature.class_names
+    if signature.label_output:
+        indices = f"{signature.label_output}_index"
+        graph.node.append(helper.make_node("ArgMax", [scores], [indices], axis=1, keepdims=0))
+        labels = {"cats_int64s": list(range(signature.classes))}
+        if names and not _integers(names):
+            graph.node.append(
+                helper.make_node("LabelEncoder", [indices], [signature.label_output], domain="ai.onnx.ml",
+                                 keys_int64s=labels["cats_int64s"], values_strings=list(names))
+            )
+            kind = TensorProto.STRING
+        else:
+            values = [int(n) for n in names] if names else labels["cats_int64s"]
+            graph.node.append(
+                helper.make_node("LabelEncoder", [indices], [signature.label_output], domain="ai.onnx.ml",
+                                 keys_int64s=labels["cats_int64s"], values_int64s=values)
+            )
+            kind = TensorProto.INT64
+        outputs.append(helper.make_tensor_value_info(signature.label_output, kind, ["batch"]))
+    if signature.map_output:
+        strings = names is not None and not _integers(names)
+        keys = (
+            {"classlabels_strings": list(names or ())}
+            if strings
+            else {"classlabels_int64s": [int(n) for n in names or map(str, range(signature.classes))]}
+        )
+        graph.node.append(
+            helper.make_node("ZipMap", [scores], [signature.map_output], domain="ai.onnx.ml", **keys)
+        )
+        key = TensorProto.STRING if strings else TensorProto.INT64
+        value = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+        sequence = helper.make_sequence_type_proto(helper.make_map_type_proto(key, value))
+        outputs.append(helper.make_value_info(signature.map_output, sequence))
+        del graph.output[0]
+    graph.output.extend(outputs)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+
+
+def _integers(names: tuple[str, ...]) -> bool:
+    return all(n.lstrip("-").isdigit() for n in names)
+
+
+def _own_signature(signature: Signature, *, drop_in: bool) -> Signature:
+    """The signature under which the exported file is run for the parity check."""
+    from dataclasses import replace
+
+    return signature if drop_in else replace(signature, batch=None, label_output=None, map_output=None)
+
+
+def _torch_logits(network: "nn.Module", samples: NDArray[np.uint8]) -> NDArray[np.float32]:
+    import torch
+
+    planes = torch.from_numpy(np.ascontiguousarray(samples.transpose(0, 3, 1, 2), np.float32)) / 255
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = network(planes).float().numpy()
+    return logits
+
+
+def _difference(torch_logits: NDArray[np.float32], onnx_logits: NDArray[np.float32]) -> float:
+    """Largest difference after removing each row's constant, relative to the spread of torch's logits.
+
+    Compared as log-probabilities floored where float16 or a clipped probability has nothing left to say.
+    """
+    from kdaudit.divergence import log_softmax
+
+    a, b = (np.exp(log_softmax(z)) for z in (torch_logits, onnx_logits))
+    return float(np.abs(a - b).max()) if np.isfinite(b).all() else float("inf")

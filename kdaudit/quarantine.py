@@ -1,0 +1,69 @@
+"""Stage 8: the detoxified manifest and the quarantine manifest. Manifests only: no image is moved or deleted."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdaudit.digest import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What was written.
+
+    Attributes:
+        kept: images in kept.csv: read and not flagged.
+        quarantined: images in quarantine.csv: flagged, unreadable or skipped, each with its reason.
+    """
+
+    kept: int
+    quarantined: int
+
+
+def write_manifests(
+    tables: "Iterator[pa.Table]", classes: tuple[str, ...] | None, kept: Path, quarantine: Path
+) -> Manifests:
+    """Write both manifests, each in one step.
+
+    kept.csv has `path,label,id` and can be given to `kdaudit scan` or to a training job as a data set beside the
+    images; quarantine.csv has `path,label,id,status,reason,score,p_value`.
+
+    Args:
+        tables: the parts of samples.parquet, in order.
+        classes: names of the labels; labels are written as names, or as numbers where there are none.
+        kept: path of the detoxified manifest.
+        quarantine: path of the quarantine manifest.
+    """
+    counts = {True: 0, False: 0}
+    with replacing(kept) as kept_file, replacing(quarantine) as quarantine_file:
+        good = io.TextIOWrapper(kept_file, encoding="utf-8", newline="", write_through=True)
+        bad = io.TextIOWrapper(quarantine_file, encoding="utf-8", newline="", write_through=True)
+        good_rows, bad_rows = csv.writer(good), csv.writer(bad)
+        good_rows.writerow(["path", "label", "id"])
+        bad_rows.writerow(["path", "label", "id", "status", "reason", "score", "p_value"])
+        for table in tables:
+            for row in table.to_pylist():
+                label = _name(row["label"], classes)
+                keep = row["status"] == "read" and not row["flag"]
+                counts[keep] += 1
+                if keep:
+                    good_rows.writerow([row["path"], label, row["id"]])
+                else:
+                    bad_rows.writerow(
+                        [row["path"], label, row["id"], row["status"], row["reason"], row["score"], row["p_value"]]
+                    )
+        good.detach()
+        bad.detach()
+    return Manifests(counts[True], counts[False])
+
+
+def _name(label: int | None, classes: tuple[str, ...] | None) -> str | int:
+    if label is None:
+        return ""
+    return classes[label] if classes else label

@@ -1,0 +1,1 @@
+"""What a run says: one document, and its renderings."""

@@ -1,0 +1,233 @@
+"""From the values of an audit to its report document."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.bench import Bench, Sets
+from kdaudit.calibration import interval
+from kdaudit.errors import Exit
+from kdaudit.fitting import Fitted
+from kdaudit.machine import versions
+from kdaudit.pool import Pool
+from kdaudit.quarantine import Manifests
+from kdaudit.report.document import (
+    ControlSection,
+    CoverageSection,
+    Document,
+    FindingRow,
+    GatheringRow,
+    JudgementSection,
+    LabelRow,
+    MachineSection,
+    ModelSection,
+    PreprocessSection,
+    Rate,
+    RecipeSection,
+    RepairSection,
+    SetSection,
+)
+from kdaudit.sample import Source
+from kdaudit.settings import Settings
+from kdaudit.source import Survey
+from kdaudit.steps import Control, Judged, Repaired
+from kdaudit.verdict import SEVERITIES, Verdict
+from kdaudit.version import __version__
+
+
+def build_document(
+    bench: Bench,
+    sets: Sets,
+    pool: Pool,
+    control: Control,
+    judged: Judged,
+    manifests: Manifests,
+    repaired: Repaired | None,
+    settings: Settings,
+    *,
+    model: Path,
+    given_control: Path | None,
+    seconds: dict[str, float],
+) -> Document:
+    """Put the report together; arithmetic on counts only, nothing is run."""
+    assert judged.verdict is not None
+    assert sets.suspect is not None
+    assert bench.fitted is not None
+    verdict = judged.verdict
+    survey = sets.suspect_survey
+    scanned = verdict.evidence.scanned
+    return Document(
+        verdict=verdict.state,
+        why=list(verdict.why),
+        exit_code=exit_code(verdict, settings.fail_on),
+        findings=[FindingRow(rule=f.rule, severity=f.severity, message=f.message) for f in verdict.findings],
+        coverage=CoverageSection(
+            scanned=scanned,
+            unreadable=survey.count - survey.skipped - scanned,
+            skipped=survey.skipped,
+            share=scanned / survey.count,
+        ),
+        model=_model(bench, model),
+        suspect=_set(sets.suspect, survey),
+        clean=_set(sets.clean, sets.clean_survey),
+        preprocessing=_preprocessing(bench.fitted),
+        control=_control(control, pool),
+        judgement=_judgement(judged, verdict, sets, bench, settings),
+        kept=manifests.kept,
+        quarantined=manifests.quarantined,
+        repair=repair_section(repaired) if repaired else None,
+        machine=MachineSection(
+            device=bench.device, teacher_provider=bench.session.provider, student_provider=control.session.provider,
+            decoder=bench.decoder.name, workers=bench.workers, versions=versions(),
+        ),
+        timings={stage: round(s, 3) for stage, s in seconds.items()},
+        recipe=RecipeSection(
+            kdaudit=__version__, data=str(sets.suspect.root), clean=str(sets.clean.root),
+            control=str(given_control) if given_control else None, settings=settings.model_dump(mode="json"),
+        ),
+    )
+
+
+def exit_code(verdict: Verdict, fail_on: str) -> int:
+    """The gate: 3 for an open question, 1 for a finding at or over `fail_on`, else 0."""
+    if verdict.state == "INCONCLUSIVE":
+        return Exit.INCONCLUSIVE
+    if fail_on == "never":
+        return Exit.PASSED
+    bar = SEVERITIES.index(fail_on)
+    return Exit.FAILED if any(SEVERITIES.index(f.severity) >= bar for f in verdict.findings) else Exit.PASSED
+
+
+def rate_of(hits: int, n: int) -> Rate:
+    """A share with its exact 95 % interval."""
+    low, high = interval(hits, n)
+    return Rate(hits=hits, of=n, low=low, high=high)
+
+
+def repair_section(repaired: Repaired) -> RepairSection:
+    """The repaired model, before and after."""
+    tuned = repaired.tuned
+    return RepairSection(
+        file=str(repaired.path),
+        tuned=tuned is not None,
+        images=tuned.images if tuned else 0,
+        steps=tuned.steps if tuned else 0,
+        seconds=tuned.curve.seconds if tuned else 0.0,
+        parity=repaired.parity,
+        accuracy_before=rate_of(tuned.right_before, tuned.held_out) if tuned else None,
+        accuracy=rate_of(tuned.right, tuned.held_out) if tuned else None,
+        still_suspicious=rate_of(tuned.still_suspicious, tuned.quarantined) if tuned and tuned.quarantined else None,
+    )
+
+
+def _model(bench: Bench, path: Path) -> ModelSection:
+    teacher = bench.teacher
+    return ModelSection(
+        path=str(path), digest=teacher.digest, canonical_digest=teacher.canonical_digest, producer=teacher.producer,
+        nodes=teacher.nodes, parameters=teacher.parameters, opsets=dict(teacher.opsets),
+        signature=asdict(bench.signature),
+    )
+
+
+def _set(source: Source, survey: Survey) -> SetSection:
+    return SetSection(
+        location=str(source.root), kind=source.kind, records=survey.count, read=survey.read,
+        unreadable=survey.unreadable, skipped=survey.skipped, duplicates=survey.duplicates,
+        classes=list(source.classes) if source.classes else None,
+    )
+
+
+def _preprocessing(fitted: Fitted) -> PreprocessSection:
+    return PreprocessSection(
+        recipe=fitted.preprocess.recipe, how=fitted.how, sure=fitted.sure, margin=fitted.margin, error=fitted.error,
+        runner_up=fitted.runner_up.recipe if fitted.runner_up else None, accuracy=fitted.accuracy,
+        class_order=list(fitted.class_order) if fitted.class_order is not None else None,
+        class_basis=fitted.class_basis, note=fitted.note,
+    )
+
+
+def _control(control: Control, pool: Pool) -> ControlSection:
+    made = control.distilled
+    return ControlSection(
+        made_by="distil" if made else "given",
+        fidelity=rate_of(control.agreed, control.validated),
+        parity=control.parity,
+        architecture=made.spec.architecture if made else None,
+        steps=made.steps if made else None,
+        seconds=made.curve.seconds if made else None,
+        losses=made.curve.losses if made else [],
+        distillation_images=len(control.parts.distillation),
+        calibration_images=len(control.parts.calibration),
+        clean_shared=pool.shared,
+        clean_repeated=pool.repeated,
+        clean_unreadable=pool.unreadable,
+        clean_unused=pool.unused,
+    )
+
+
+def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Bench, settings: Settings) -> JudgementSection:
+    evidence = verdict.evidence
+    names = bench.signature.class_names
+    order = bench.fitted.class_order if bench.fitted else None
+    if names is None and order is not None and sets.suspect is not None and sets.suspect.classes:
+        # The model carries no names of its own: the data set's serve, at the outputs where they were found.
+        by_output = {output: sets.suspect.classes[label] for label, output in enumerate(order) if label < len(sets.suspect.classes)}
+    else:
+        by_output = dict(enumerate(names or ()))
+    return JudgementSection(
+        rule=settings.rule,
+        fdr=settings.fdr,
+        recipe=_recipe(settings),
+        flagged=rate_of(evidence.flagged, evidence.scanned),
+        extrapolated=evidence.extrapolated,
+        visible_rate=evidence.visible_rate,
+        disagreement=evidence.disagreement,
+        disagreement_clean=evidence.disagreement_clean,
+        excess=evidence.excess,
+        by_answer=[
+            GatheringRow(
+                answer=g.answer, name=by_output.get(g.answer), flagged=rate_of(g.flagged, g.images),
+                share_of_flags=g.share_of_flags,
+            )
+            for g in evidence.gatherings
+        ],
+        by_label=_by_label(judged.labels, judged, sets.suspect.classes if sets.suspect else None),
+        statement=_statement(verdict, settings),
+    )
+
+
+def _by_label(labels: NDArray[np.int64], judged: Judged, classes: tuple[str, ...] | None) -> list[LabelRow]:
+    read, flagged = judged.columns.read, judged.flags.flag
+    rows = []
+    for label in np.unique(labels[read]):
+        here = read & (labels == label)
+        name = None if label < 0 or classes is None else classes[label]
+        rows.append(LabelRow(label=int(label), name=name, flagged=rate_of(int(flagged[here].sum()), int(here.sum()))))
+    return rows
+
+
+def _recipe(settings: Settings) -> str:
+    if settings.rule == "argmax":
+        return "argmax"
+    if settings.rule == "score":
+        return "log-probability-gap"
+    strengths = "+".join(f"{a:g}" for a in settings.strengths)
+    return f"js-blend-{strengths}-x{settings.partners}-seed{settings.seed}"
+
+
+def _statement(verdict: Verdict, settings: Settings) -> str:
+    evidence = verdict.evidence
+    if settings.rule == "argmax":
+        return "the argmax rule states no error rate: innocent images are flagged as often as clean ones disagree"
+    text = (
+        f"of the flagged images at most {settings.fdr:.0%} are expected to be innocent; {evidence.calibration:,} calibration "
+        f"images show poison rates from {evidence.visible_rate:.2%} on by counting"
+    )
+    if evidence.extrapolated:
+        text += (
+            f"; the p-values of {evidence.extrapolated:,} flags lie beyond that and come from a generalised-Pareto tail "
+            "fitted on the suspect images of other answers (extrapolated)"
+        )
+    return text

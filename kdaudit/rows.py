@@ -1,0 +1,140 @@
+"""The table of images on disk: written in parts while the comparison runs, put together when it is judged.
+
+A door to pyarrow. A part is written beside and renamed, so what a killed run leaves is whole parts, and the next
+run goes on after the last of them.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.comparison import Comparison, concatenate
+from kdaudit.digest import replacing, write_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART_ROWS = 8192
+"""Rows per part: what a killed run does over, and what one step of putting the table together holds in memory."""
+
+
+class RowStore:
+    """Parts of the comparison's table in one directory, all made by one recipe.
+
+    Attributes:
+        directory: where the parts lie.
+        count: rows in whole parts.
+    """
+
+    def __init__(self, directory: Path, recipe: str) -> None:
+        """Open the store; parts made by another recipe are removed, since they cannot be mixed with new ones."""
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        note = directory / "recipe.json"
+        if not note.exists() or json.loads(note.read_text())["recipe"] != recipe:
+            for part in self._parts():
+                part.unlink()
+            write_bytes(note, json.dumps({"recipe": recipe}).encode())
+        self._pending: list[Comparison] = []
+        self._pending_rows = 0
+        self._number = len(self._parts())
+        self.count = sum(self._rows(part) for part in self._parts())
+
+    def append(self, comparison: Comparison) -> None:
+        """Take rows in; they are on disk once a part is full or `close` was called."""
+        self._pending.append(comparison)
+        self._pending_rows += len(comparison)
+        if self._pending_rows >= PART_ROWS:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is pending as the last part."""
+        if self._pending_rows:
+            self._write()
+
+    def columns(self, *names: str) -> dict[str, NDArray[Any]]:
+        """Numeric columns over all parts, each [n]."""
+        import pyarrow.parquet as pq
+
+        parts = [pq.read_table(part, columns=list(names)) for part in self._parts()]
+        return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
+
+    def tables(self) -> "Iterator[pa.Table]":
+        """The parts, in order."""
+        import pyarrow.parquet as pq
+
+        for part in self._parts():
+            yield pq.read_table(part)
+
+    def finish(
+        self, path: Path, more: "Callable[[int, pa.Table], dict[str, pa.Array]]", leave_out: tuple[str, ...] = ()
+    ) -> None:
+        """Put the parts together as one Parquet file.
+
+        Args:
+            path: file to write, in one step.
+            more: columns to add to a part, given the number of its first row and its table.
+            leave_out: columns of the parts that the file does not take over.
+        """
+        import pyarrow.parquet as pq
+
+        writer, first = None, 0
+        with replacing(path) as file:
+            for part in self.tables():
+                whole = part.drop_columns(list(leave_out))
+                for name, column in more(first, part).items():
+                    whole = whole.append_column(name, column)
+                first += len(part)
+                writer = writer or pq.ParquetWriter(file, whole.schema, compression="zstd")
+                writer.write_table(whole)
+            if writer is not None:
+                writer.close()
+
+    def _write(self) -> None:
+        import pyarrow.parquet as pq
+
+        with replacing(self.directory / f"part-{self._number:06d}.parquet") as file:
+            pq.write_table(to_table(concatenate(self._pending)), file, compression="zstd")
+        self._number += 1
+        self.count += self._pending_rows
+        self._pending, self._pending_rows = [], 0
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.directory.glob("part-*.parquet"))
+
+    @staticmethod
+    def _rows(part: Path) -> int:
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(part).num_rows)
+
+
+def to_table(comparison: Comparison) -> "pa.Table":
+    """A comparison as a table; rows that were not read hold nulls."""
+    import pyarrow as pa
+
+    read = np.array([s == "read" for s in comparison.status], bool)
+
+    def numbers(values: NDArray[Any], kind: Any) -> Any:
+        return pa.array(values, kind, mask=~read)
+
+    return pa.table(
+        {
+            "id": pa.array(comparison.ids, pa.string()),
+            "path": pa.array(comparison.paths, pa.string()),
+            "label": pa.array(comparison.labels, pa.int32(), mask=comparison.labels < 0),
+            "status": pa.array(comparison.status, pa.string()),
+            "why_not_read": pa.array(comparison.reasons, pa.string()),
+            "teacher_top1": numbers(comparison.teacher_top1, pa.int32()),
+            "student_top1": numbers(comparison.student_top1, pa.int32()),
+            "teacher_confidence": numbers(comparison.teacher_confidence, pa.float32()),
+            "student_confidence": numbers(comparison.student_confidence, pa.float32()),
+            "gap": numbers(comparison.gap, pa.float64()),
+            "js": numbers(comparison.js, pa.float64()),
+            "divergence": numbers(comparison.divergence, pa.float64()),
+        }
+    )

@@ -1,0 +1,113 @@
+"""Every setting of kdaudit in one model: options, KDAUDIT_ variables, kdaudit.toml and pyproject.toml meet here.
+
+Order of precedence: options, then environment, then `kdaudit.toml`, then `[tool.kdaudit]` in `pyproject.toml`, both
+in the working directory; then the defaults below.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from kdaudit.errors import UsageError
+
+Rule = Literal["divergence", "score", "argmax"]
+Severity = Literal["low", "medium", "high", "critical"]
+
+
+class Settings(BaseSettings):
+    """All settings; each command uses those that concern it. Frozen; refuses bad values and unknown names."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="KDAUDIT_",
+        toml_file="kdaudit.toml",
+        pyproject_toml_table_header=("tool", "kdaudit"),
+    )
+
+    seed: int = Field(0, ge=0, lt=2**31, description="makes a run repeatable")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the control is trained")
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        "auto", description="onnxruntime's execution provider for both networks"
+    )
+    require_gpu: bool = Field(False, description="exit 3 unless everything runs on a GPU")
+    decoder: Literal["auto", "pillow", "simplejpeg", "dali"] = Field("auto", description="image decoder")
+    batch_size: int = Field(64, ge=1, le=4096, description="images per batch of the comparison")
+    workers: int | None = Field(None, ge=1, le=1024, description="threads of the comparison [default: one per core]")
+    preprocess: str | None = Field(None, description="preprocessing recipe or scale; found when left out")
+
+    max_clean: int = Field(20_000, ge=50, description="clean images used at most")
+    budget: float | None = Field(None, gt=0, description="minutes for distilling the control")
+    steps: int | None = Field(None, ge=1, description="distillation steps, instead of a budget")
+    temperature: float = Field(4.0, gt=0, le=100, description="distillation temperature")
+    min_fidelity: float = Field(0.6, ge=0, le=1, description="agreement with the teacher that a control needs")
+
+    rule: Rule = Field("divergence", description="what flags an image")
+    fdr: float = Field(0.05, gt=0, lt=1, description="innocent share of the flags to stay under")
+    strengths: tuple[float, ...] = Field((0.8, 0.65, 0.5), description="an image's own weight in its blends")
+    partners: int = Field(2, ge=1, le=64, description="clean partners per strength")
+    sensitivity: float | None = Field(
+        None, gt=0, le=1, description="poison rate that must be visible; exit 3 if the calibration is too small"
+    )
+    min_coverage: float = Field(0.99, ge=0, le=1, description="share of images that must be read")
+    fail_on: Severity | Literal["never"] = Field("high", description="findings of this severity or above exit 1")
+
+    repair: bool = Field(True, description="tune the control on the kept images and export it")
+    repair_epochs: float = Field(6.0, gt=0, description="passes over the kept images, at most")
+
+    @field_validator("strengths")
+    @classmethod
+    def _strengths_in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0 < a <= 1 for a in value):
+            raise ValueError("one or more numbers above 0 and up to 1 are needed")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  a .env file in a data folder is not ours to read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options, environment, kdaudit.toml, pyproject.toml: the first that has a value wins."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls),
+            PyprojectTomlConfigSettingsSource(settings_cls),
+        )
+
+
+def load_settings(**options: Any) -> Settings:
+    """Settings from the options given (None: not given), the environment and the configuration files.
+
+    Raises:
+        UsageError: a value is bad, a name is unknown, or a configuration file is not TOML.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"setting {name!r}: {first['msg']} ({_origin(name, given)})") from error
+    except ValueError as error:
+        # tomllib's own message names line and column.
+        raise UsageError(f"a configuration file in {Path.cwd()} cannot be read: {error}") from error
+
+
+def _origin(name: str, given: dict[str, Any]) -> str:
+    option = "--" + name.replace("_", "-")
+    if name in given:
+        return f"given as {option}"
+    return f"from KDAUDIT_{name.upper()}, kdaudit.toml or pyproject.toml; the option {option} overrides them"

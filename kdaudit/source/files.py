@@ -1,0 +1,122 @@
+"""Files below a root: listed in a fixed order, and read without trusting them."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from kdaudit.sample import Status
+from kdaudit.source.names import is_hidden, is_image_name
+from kdaudit.source.parts import EMPTY, MAX_IMAGE_BYTES, TOO_LARGE, Unreadable
+
+_SPECIAL = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+# NONBLOCK: a file swapped for a FIFO after the look at it must not hang the audit.
+_FLAGS = (
+    os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+
+
+def walk(root: Path, exclude: Iterable[str]) -> Iterator[str]:
+    """Yield the paths of all files below `root`, relative, in the order of their components.
+
+    Links are yielded and not followed. So is a folder that cannot be listed. Hidden files are yielded only
+    when they look like images: a loader may well read those.
+
+    Raises:
+        OSError: `root` itself cannot be listed.
+    """
+    left_out = frozenset(exclude)
+    stack = [_listing(root, "")]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+            continue
+        path, is_folder = entry
+        if is_folder:
+            if path not in left_out:
+                try:
+                    stack.append(_listing(root, path))
+                except OSError:
+                    yield path
+        elif not is_hidden(path) or is_image_name(path):
+            yield path
+
+
+def _listing(root: Path, folder: str) -> Iterator[tuple[str, bool]]:
+    """Paths in one folder, sorted by name, each with whether it is a folder (a link is not)."""
+    prefix = folder and folder + "/"
+    with os.scandir(f"{root}/{folder}") as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    names.sort()
+    return ((prefix + name, is_folder) for name, is_folder in names)
+
+
+def regular_file(root: Path, path: str, *, through_links: bool = False) -> tuple[str, int]:
+    """Find the file that `path` below `root` names, without opening it.
+
+    Args:
+        root: a resolved folder.
+        path: relative, as found by `walk` or written in a manifest.
+        through_links: also resolve links in the path's folders; `walk` never goes through one.
+
+    Returns:
+        The resolved path, inside `root`, and the size in bytes.
+
+    Raises:
+        Unreadable: it is no regular file, it leads out of `root`, or it cannot be looked at.
+    """
+    full = f"{root}/{path}"
+    try:
+        information = os.lstat(full)
+        if through_links or stat.S_ISLNK(information.st_mode):
+            is_link = stat.S_ISLNK(information.st_mode)
+            full = _resolved(root, full)
+            information = os.lstat(full)
+            if is_link and stat.S_ISDIR(information.st_mode):
+                raise Unreadable(Status.SKIPPED, "link to a folder, not followed")
+    except OSError as error:
+        raise Unreadable(Status.UNREADABLE, _sentence(error)) from error
+    except ValueError as error:  # a NUL or a lone surrogate
+        raise Unreadable(Status.SKIPPED, "not a possible file name") from error
+    kind = stat.S_IFMT(information.st_mode)
+    if kind == stat.S_IFDIR:
+        raise Unreadable(Status.UNREADABLE, "a folder, not a file")
+    if kind != stat.S_IFREG:
+        raise Unreadable(Status.SKIPPED, f"not a regular file but a {_SPECIAL.get(kind, 'special file')}")
+    return full, information.st_size
+
+
+def read_file(root: Path, path: str, *, through_links: bool = False) -> bytes:
+    """Read a file below `root`; see `regular_file` for the arguments.
+
+    Raises:
+        Unreadable: as `regular_file`, or it is empty, or larger than `MAX_IMAGE_BYTES`.
+    """
+    full, size = regular_file(root, path, through_links=through_links)
+    if size > MAX_IMAGE_BYTES:
+        raise Unreadable(Status.SKIPPED, TOO_LARGE)
+    try:
+        with os.fdopen(os.open(full, _FLAGS), "rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except OSError as error:
+        raise Unreadable(Status.UNREADABLE, _sentence(error)) from error
+    if not data:
+        raise Unreadable(Status.UNREADABLE, EMPTY)
+    if len(data) > MAX_IMAGE_BYTES:  # it grew
+        raise Unreadable(Status.SKIPPED, TOO_LARGE)
+    return data
+
+
+def _resolved(root: Path, full: str) -> str:
+    resolved = os.path.realpath(full, strict=True)
+    if not f"{resolved}/".startswith(f"{root}".rstrip("/") + "/"):
+        raise Unreadable(Status.SKIPPED, "link out of the data set")
+    return resolved
+
+
+def _sentence(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "link that leads back to itself"
+    return (error.strerror or str(error)).lower()

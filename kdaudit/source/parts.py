@@ -1,0 +1,79 @@
+"""The records of a source that lies in several pieces, and the reasons that all formats share."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from kdaudit.errors import DataError
+from kdaudit.sample import Record, Status
+
+MAX_IMAGE_BYTES = 256 << 20
+"""A larger file is skipped: no photograph has this size, and one file must not fill the memory."""
+
+NOT_AN_IMAGE = "not an image extension"
+HIDDEN = "hidden file or folder"
+EMPTY = "empty file"
+TOO_LARGE = f"larger than {MAX_IMAGE_BYTES >> 20} MiB"
+
+
+class Unreadable(Exception):  # noqa: N818 - carries an outcome, not a fault of the program
+    """Why a file gives no bytes, and whether it was tried at all."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+    def record(self, path: str, label: int | None) -> Record:
+        """The record that says so."""
+        return Record(path, label, b"", self.status, self.reason)
+
+
+class Part(Protocol):
+    """A piece of a source with a known number of records: a shard, a Parquet file, a file left over."""
+
+    name: str
+    count: int
+
+    def records(self, start: int) -> Iterator[Record]:
+        """Yield the part's records from the `start`-th on."""
+        ...
+
+
+class Leftover:
+    """A part of one record: a file beside the shards, or a shard that cannot be read at all."""
+
+    def __init__(self, record: Record) -> None:
+        self.name = record.path
+        self.record = record
+        self.count = 1
+
+    def records(self, start: int) -> Iterator[Record]:
+        """Yield the record."""
+        if start == 0:
+            yield self.record
+
+
+def chained(parts: Sequence[Part], start: int) -> Iterator[Record]:
+    """Yield the records of all parts in turn, from the `start`-th on; parts before it are not opened.
+
+    Raises:
+        DataError: a part that could be opened once cannot be opened any more.
+    """
+    for part in parts:
+        if start >= part.count:
+            start -= part.count
+            continue
+        try:
+            yield from part.records(start)
+        except (Unreadable, OSError, ValueError) as error:
+            raise DataError(f"{part.name} changed while it was read ({error}): start again.") from error
+        start = 0
+
+
+def encoded(path: str, label: int | None, data: bytes) -> Record:
+    """The record of an image whose bytes are at hand: READ, unless there are none or too many."""
+    if not data:
+        return Record(path, label, b"", Status.UNREADABLE, EMPTY)
+    if len(data) > MAX_IMAGE_BYTES:
+        return Record(path, label, b"", Status.SKIPPED, TOO_LARGE)
+    return Record(path, label, data)

@@ -1,0 +1,160 @@
+"""The control's network: the auditor's own architectures, sized from what the teacher takes and gives.
+
+A torch door: imported by training, export and the stages only inside functions. The suspect graph is never
+reused: a backdoor written into a graph survives retraining, a fresh architecture does not have it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdaudit.errors import UsageError
+
+Architecture = Literal["residual", "mobilenet", "resnet18"]
+SMALL_SIDE = 64
+"""Up to this many pixels on the longer side the small residual network is used; above, a torchvision one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudentSpec:
+    """Everything needed to build a control anew; stored in run directories and checkpoints.
+
+    Attributes:
+        architecture: which network.
+        channels: 1 or 3.
+        height: pixels.
+        width: pixels.
+        classes: number of outputs.
+        mean: per channel, of x/255 over the clean pool.
+        std: per channel, of x/255 over the clean pool.
+    """
+
+    architecture: Architecture
+    channels: int
+    height: int
+    width: int
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = _convolution(inputs, outputs, stride)
+        self.second = _convolution(outputs, outputs, 1)
+        plain = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if plain else _convolution(inputs, outputs, stride, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+
+
+def _convolution(inputs: int, outputs: int, stride: int, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+class ResidualNet(nn.Module):
+    """A short, wide residual network for images up to `SMALL_SIDE`: few layers keep a CPU's vector units full."""
+
+    def __init__(self, channels: int, classes: int, widths: Sequence[int], stem_stride: int) -> None:
+        super().__init__()
+        self.stem = _convolution(channels, widths[0], stem_stride)
+        pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
+        self.blocks = nn.Sequential(*(_Block(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(pairs)))
+        self.head = nn.Linear(2 * widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(torch.relu(self.stem(x)))
+        # Mean and maximum: a thin stroke fills little of a 7x7 map and drowns in the mean alone.
+        return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+
+
+class Standardised(nn.Module):
+    """The body of a control: x/255 [N, C, H, W] in, logits [N, K] out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body((x - self.mean) / self.std)
+        return logits
+
+
+def choose_architecture(height: int, width: int, *, on_gpu: bool) -> Architecture:
+    """The network for images of this size; large images get the lighter one where there is no GPU."""
+    if max(height, width) <= SMALL_SIDE:
+        return "residual"
+    return "resnet18" if on_gpu else "mobilenet"
+
+
+def build(spec: StudentSpec, seed: int) -> Standardised:
+    """A control with fresh weights: the same seed gives the same weights.
+
+    Raises:
+        UsageError: the architecture does not serve such images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Standardised(_body(spec), spec.mean, spec.std)
+
+
+def _body(spec: StudentSpec) -> nn.Module:
+    if spec.architecture == "residual":
+        side = max(spec.height, spec.width)
+        stages = min(3, max(1, round(math.log2(side / 4))))
+        widths = [_width(spec.classes) << i for i in range(stages)]
+        return ResidualNet(spec.channels, spec.classes, widths, stem_stride=2 if side > 48 else 1)
+    if max(spec.height, spec.width) <= SMALL_SIDE:
+        raise UsageError(
+            f"the {spec.architecture} control needs images larger than {SMALL_SIDE} px; leave --student at auto"
+        )
+    models = _torchvision_models()
+    if spec.architecture == "resnet18":
+        net: nn.Module = models.resnet18(weights=None, num_classes=spec.classes)
+        if spec.channels == 1:
+            net.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+        return net
+    net = models.mobilenet_v3_small(weights=None, num_classes=spec.classes, dropout=0.0)
+    if spec.channels == 1:
+        net.features[0][0] = nn.Conv2d(1, 16, 3, 2, 1, bias=False)  # type: ignore[index,operator]
+    return net
+
+
+def _width(classes: int) -> int:
+    """Channels of the first stage: more classes need more features to tell them apart."""
+    return 32 if classes <= 100 else 48
+
+
+def _torchvision_models():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """The one door to torchvision.
+
+    Beside a CPU-only torch, torchvision's compiled operators fail to load and its import ends in "operator
+    torchvision::nms does not exist". Declaring the two names first is enough: no network here calls them.
+    """
+    global _operators  # noqa: PLW0603  the declaration lives as long as its library object
+    if _operators is None and not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _operators = library
+    from torchvision import models
+
+    return models
+
+
+_operators: torch.library.Library | None = None

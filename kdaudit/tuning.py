@@ -1,0 +1,235 @@
+"""Stage 9: fine-tune the control on the kept images, with the data set's labels, never the teacher's.
+
+The tuned control is for use. Judging stays with the distilled one: what was trained on the suspect set has learned
+some of its poison and remembers its images (docs/design/distillation.md).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.distillation import to_planes, top1_of
+from kdaudit.sample import Decoder, Geometry, Record, Source
+from kdaudit.views import ViewRecipe, draw_views, generator_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdaudit.training import Curve
+
+MAX_BYTES = 8 << 30
+"""Kept images are decoded once, to a file of at most this size; more are thinned evenly."""
+
+HELD_OUT_SHARE = 0.05
+SMOOTHING = 0.05
+"""Label smoothing: the labels of somebody else's data set are not all right."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """Decoded images of the suspect set for tuning.
+
+    Attributes:
+        pixels: kept images with a label, uint8 [n, H, W, C].
+        targets: the model's output index of each label, int64 [n].
+        quarantined: flagged images, uint8 [q, H, W, C], 2,000 at most.
+        suspicious: the teacher's answers on these, int64 [q].
+    """
+
+    pixels: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+    quarantined: NDArray[np.uint8]
+    suspicious: NDArray[np.int64]
+
+    def samples(self, n: int) -> NDArray[np.uint8]:
+        """Up to `n` decoded images, kept ones first."""
+        return np.concatenate([self.pixels[:n], self.quarantined[: max(0, n - len(self.pixels))]])
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A tuned control and what it does on images it was not tuned on.
+
+    Attributes:
+        network: x/255 float32 [B, C, H, W] -> logits [B, K]; evaluation mode, on the CPU.
+        curve: loss per epoch.
+        steps: optimizer steps.
+        images: kept images tuned on.
+        held_out: kept images held out.
+        right: of these, how many get the data set's label.
+        right_before: the same for the control as it was distilled.
+        quarantined: flagged images asked about.
+        still_suspicious: of these, how many still get the teacher's answer.
+    """
+
+    network: "nn.Module"
+    curve: "Curve"
+    steps: int
+    images: int
+    held_out: int
+    right: int
+    right_before: int
+    quarantined: int
+    still_suspicious: int
+
+
+def read_kept(
+    source: Source,
+    decoder: Decoder,
+    geometry: Geometry,
+    keep: NDArray[np.bool_],
+    flagged: NDArray[np.bool_],
+    answers: NDArray[np.int64],
+    outputs: NDArray[np.int64],
+    *,
+    cache: Path,
+    on_image: Callable[[int], None] = lambda _n: None,
+) -> Kept:
+    """Decode the kept images that have a label, and some of the flagged ones.
+
+    Args:
+        source: the suspect set.
+        decoder: bytes to pixels.
+        geometry: what the networks want.
+        keep: per record of the source, bool [N]: read, not flagged, labelled.
+        flagged: per record, bool [N].
+        answers: per record, the teacher's answers, int64 [N].
+        outputs: label index -> model output index, int64 [K].
+        cache: file that the pixels are mapped from.
+        on_image: told the number of records done since the last call.
+    """
+    size = geometry.height * geometry.width * geometry.channels
+    wanted = _thinned(keep, MAX_BYTES // size)
+    shown = _thinned(flagged, 2000)
+    shape = (int(wanted.sum()), geometry.height, geometry.width, geometry.channels)
+    pixels = np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape)
+    targets = np.zeros(shape[0], np.int64)
+    quarantined: list[NDArray[np.uint8]] = []
+    done = first = 0
+    for chunk in _chunks(source.records(), 64):
+        rows = slice(first, first + len(chunk))
+        first += len(chunk)
+        take, show = wanted[rows], shown[rows]
+        chosen = [r for r, t, s in zip(chunk, take, show, strict=True) if t or s]
+        if chosen:
+            decoded = decoder.decode([r.data for r in chosen], geometry).pixels
+            is_kept = take[take | show]
+            count = int(is_kept.sum())
+            pixels[done : done + count] = decoded[is_kept]
+            targets[done : done + count] = [outputs[r.label] for r, k in zip(chosen, is_kept, strict=True) if k]
+            quarantined.extend(decoded[~is_kept])
+            done += count
+        on_image(len(chunk))
+    bad = np.stack(quarantined) if quarantined else np.empty((0, *shape[1:]), np.uint8)
+    return Kept(pixels, targets, bad, answers[shown])
+
+
+def tune(
+    network: "nn.Module",
+    kept: Kept,
+    *,
+    epochs: float,
+    seed: int,
+    flip: bool,
+    device: str = "cpu",
+    threads: int = 1,
+    batch: int = 128,
+    checkpoint: Path | None = None,
+    identity: str = "",
+    on_epoch: Callable[[int, int, float], None] = lambda _step, _steps, _loss: None,
+) -> Tuned:
+    """Fine-tune a copy of the control.
+
+    Args:
+        network: the distilled control; left as it is.
+        kept: images and labels.
+        epochs: passes over the kept images.
+        seed: of views and of what is held out.
+        flip: whether mirrored views are harmless, as found during distillation.
+        device: "cpu" or "cuda".
+        threads: of torch, on a CPU.
+        batch: images per step.
+        checkpoint: file to resume from and to write after each epoch.
+        identity: digest of what shapes the run besides the arguments here.
+        on_epoch: told (steps done, steps in all, mean loss).
+    """
+    import copy
+
+    import torch
+    import torch.nn.functional as F
+
+    from kdaudit.training import Schedule, train
+
+    tuned = copy.deepcopy(network)
+    held, used = _held_out(len(kept.targets), seed)
+    pixels, targets = _Subset(kept.pixels, used), torch.from_numpy(kept.targets[used])
+    views = ViewRecipe(flip=flip, mix=0.0, zoom=0.3 if max(kept.pixels.shape[1:3]) > 64 else 0.0)
+    steps = max(50, round(epochs * len(used) / batch))
+
+    def draw(step: int) -> "tuple[Tensor, Tensor]":
+        order, drawn = draw_views(pixels, batch, views, seed, step)
+        return to_planes(drawn), targets[order]
+
+    curve = train(
+        tuned,
+        draw,
+        lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=SMOOTHING),
+        Schedule(steps, epoch=max(1, steps // 20), rate=1e-3),
+        device=device,
+        threads=threads,
+        checkpoint=checkpoint,
+        recipe=f"{identity}|{views}|{steps}|{batch}|{seed}",
+        on_epoch=lambda done, loss: on_epoch(done, steps, loss),
+    )
+    truth = kept.targets[held]
+    return Tuned(
+        network=tuned,
+        curve=curve,
+        steps=steps,
+        images=len(used),
+        held_out=len(held),
+        right=int((top1_of(tuned, kept.pixels[held]) == truth).sum()),
+        right_before=int((top1_of(network, kept.pixels[held]) == truth).sum()),
+        quarantined=len(kept.suspicious),
+        still_suspicious=int((top1_of(tuned, kept.quarantined) == kept.suspicious).sum()),
+    )
+
+
+class _Subset:
+    """Rows of a mapped array, fetched as they are asked for: a copy of 8 GiB would be one too many."""
+
+    def __init__(self, pixels: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
+        self.pixels, self.index = pixels, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        picked: NDArray[np.uint8] = self.pixels[self.index[rows]]
+        return picked
+
+
+def _held_out(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    order = generator_of(seed, 7).permutation(n)
+    held = max(1, min(round(n * HELD_OUT_SHARE), 2000))
+    return np.sort(order[:held]), np.sort(order[held:])
+
+
+def _thinned(mask: NDArray[np.bool_], limit: int) -> NDArray[np.bool_]:
+    """At most `limit` of the true rows, evenly spread."""
+    rows = np.flatnonzero(mask)
+    if len(rows) <= limit:
+        return mask
+    thin = np.zeros_like(mask)
+    thin[rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]] = True
+    return thin
+
+
+def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
+    while chunk := list(islice(records, size)):
+        yield chunk

@@ -1,0 +1,313 @@
+"""Stage 7: which images are poison candidates, at a stated error rate, and what that says about the model.
+
+`judge` takes columns, never files or models. docs/verdict.md has the table that `_conclude` follows.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.admission import Finding
+from kdaudit.calibration import (
+    bounded,
+    conformal_p_values,
+    grouped_flags,
+    interval,
+    smallest_visible_rate,
+    tail_p_values,
+    unbounded,
+)
+from kdaudit.comparison import Comparison
+from kdaudit.settings import Rule, Settings
+
+State = Literal["PASSED", "FAILED", "INCONCLUSIVE"]
+SEVERITIES = ("low", "medium", "high", "critical")
+
+BEHAVIOUR: dict[str, str] = {
+    "KDA201": "flagged images gather at one answer of the model",
+    "KDA202": "more of the images are flagged than chance and drift explain",
+    "KDA203": "a few images stand out and do not gather",
+    "KDA204": "the model gives answers that are no numbers",
+    "KDA205": "the model and its control part more on these images than on clean ones",
+}
+"""Rule ids of behavioural findings and short titles."""
+
+MIN_GATHERED = 5
+"""Fewer flagged images at one answer are listed, but carry no verdict about the model."""
+
+DRIFT = 0.005
+"""Share of flags that the teacher's memory of its own training images may explain; clean CIFAR-10 showed 0.26 %."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """What judging needs of the suspect images, as columns [m].
+
+    Attributes:
+        read: whether the image was compared.
+        groups: the teacher's answer; -1 where it was no number or the image was not read.
+        disagrees: whether the control's answer is another one.
+        score: of the rule in use, NaN where not read, +inf where the teacher's answer was no number.
+    """
+
+    read: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+    disagrees: NDArray[np.bool_]
+    score: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flags:
+    """The image-level result, as columns [m].
+
+    Attributes:
+        flag: poison candidates.
+        p_values: NaN under the argmax rule, which has none.
+        extrapolated: whether the p-value lies beyond what the calibration images resolve.
+    """
+
+    flag: NDArray[np.bool_]
+    p_values: NDArray[np.float64]
+    extrapolated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """Flagged images with one and the same answer of the teacher.
+
+    Attributes:
+        answer: model output index.
+        flagged: flagged images with this answer.
+        images: images with this answer.
+        share_of_flags: flagged / all flags.
+    """
+
+    answer: int
+    flagged: int
+    images: int
+    share_of_flags: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Numbers behind the verdict.
+
+    Attributes:
+        scanned: images compared.
+        flagged: poison candidates.
+        extrapolated: candidates whose p-value is extrapolated.
+        flagged_interval: exact 95 % interval of flagged / scanned.
+        calibration: number of calibration images.
+        visible_rate: smallest poison rate that these can show by counting alone.
+        gatherings: by answer, most flags first, 20 at most.
+        disagreement: share of scanned images on which the control gives another answer.
+        disagreement_clean: the same on the calibration images.
+        excess: share of scanned images above the calibration scores' 90 % point, minus 10 %.
+    """
+
+    scanned: int
+    flagged: int
+    extrapolated: int
+    flagged_interval: tuple[float, float]
+    calibration: int
+    visible_rate: float
+    gatherings: tuple[Gathering, ...]
+    disagreement: float
+    disagreement_clean: float
+    excess: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The model-level result.
+
+    Attributes:
+        state: PASSED, FAILED or INCONCLUSIVE.
+        why: sentences, the deciding one first.
+        findings: static and behavioural, most severe first.
+        evidence: the numbers.
+    """
+
+    state: State
+    why: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    evidence: Evidence
+
+
+def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
+    """The score that a rule judges by; the argmax rule has none and is shown with the divergence."""
+    return comparison.gap if rule == "score" else comparison.divergence
+
+
+def flag(suspect: Columns, calibration: NDArray[np.float64], rule: Rule, fdr: float) -> Flags:
+    """Decide which images are poison candidates.
+
+    Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
+    coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
+    extrapolated. Flags are Benjamini-Hochberg's in two layers, by the teacher's answer.
+
+    Args:
+        suspect: columns of the suspect images.
+        calibration: scores of the calibration images [n].
+        rule: divergence, score or argmax.
+        fdr: innocent share of the flags to stay under.
+    """
+    m = len(suspect.read)
+    if rule == "argmax":
+        never = np.zeros(m, bool)
+        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never)
+    read = suspect.read
+    score, groups = suspect.score[read], suspect.groups[read]
+    transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
+    counted = conformal_p_values(score, calibration)
+    tail = tail_p_values(score, groups, transform)
+    p = np.minimum(1.0, 2 * np.minimum(counted, tail))
+    flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
+    flags[read] = grouped_flags(p, groups, fdr)
+    p_values[read] = p
+    extrapolated[read] = tail < np.minimum(counted, 1 / (len(calibration) + 1))
+    return Flags(flags, p_values, extrapolated)
+
+
+def judge(
+    suspect: Columns,
+    flags: Flags,
+    calibration: Comparison,
+    static: tuple[Finding, ...],
+    fidelity: float,
+    settings: Settings,
+    names: tuple[str, ...] | None = None,
+) -> Verdict:
+    """The model-level call.
+
+    Args:
+        suspect: columns of the suspect images.
+        flags: what `flag` made of them.
+        calibration: comparison of the calibration images.
+        static: findings of the graph.
+        fidelity: share of held-out clean images on which the control gives the teacher's answer.
+        settings: thresholds.
+        names: the model's class names, for the sentences.
+    """
+    clean_score = score_of(calibration, settings.rule)
+    evidence = _evidence(suspect, flags, calibration, clean_score, settings.fdr)
+    findings = sorted(
+        (*static, *_behaviour(evidence, suspect, settings.rule, names)), key=lambda f: -SEVERITIES.index(f.severity)
+    )
+    state, why = _conclude(tuple(findings), evidence, len(suspect.read), fidelity, settings)
+    return Verdict(state, why, tuple(findings), evidence)
+
+
+def _evidence(
+    suspect: Columns, flags: Flags, calibration: Comparison, clean_score: NDArray[np.float64], fdr: float
+) -> Evidence:
+    read, flagged = suspect.read, flags.flag
+    scanned, total = int(read.sum()), int(flagged.sum())
+    answers, counts = np.unique(suspect.groups[flagged], return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:20]
+    gatherings = tuple(
+        Gathering(int(answers[i]), int(counts[i]), int((suspect.groups == answers[i]).sum()), counts[i] / total)
+        for i in most
+    )
+    q90 = np.quantile(clean_score, 0.9)
+    return Evidence(
+        scanned=scanned,
+        flagged=total,
+        extrapolated=int((flags.extrapolated & flagged).sum()),
+        flagged_interval=interval(total, scanned),
+        calibration=len(calibration),
+        # Twice: the conformal p-value shares the error rate with the tail's.
+        visible_rate=min(1.0, 2 * smallest_visible_rate(len(calibration), fdr)),
+        gatherings=gatherings,
+        disagreement=float(suspect.disagrees[read].mean()) if scanned else 0.0,
+        disagreement_clean=float((calibration.teacher_top1 != calibration.student_top1).mean()),
+        excess=float((suspect.score[read] > q90).mean() - (clean_score > q90).mean()) if scanned else 0.0,
+    )
+
+
+def _behaviour(
+    evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str, ...] | None
+) -> list[Finding]:
+    found = []
+    strange = int(np.isposinf(suspect.score[suspect.read]).sum())
+    if strange:
+        found.append(Finding("KDA204", "high", f"the model answers {strange:,} images with values that are no numbers"))
+    gathered = False
+    for g in evidence.gatherings:
+        if _gathers(g, evidence, rule):
+            gathered = True
+            name = f" ({names[g.answer]})" if names and 0 <= g.answer < len(names) else ""
+            found.append(
+                Finding(
+                    "KDA201",
+                    "critical",
+                    f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the model "
+                    "where the control sees something else: the pattern of a backdoor with this target class",
+                )
+            )
+    counted = evidence.flagged if rule == "argmax" else evidence.flagged - evidence.extrapolated
+    low, _ = interval(counted, evidence.scanned)
+    allowed = DRIFT + (evidence.disagreement_clean if rule == "argmax" else 0.0)
+    # Under argmax the clean images' own rate of disagreement is what innocents look like.
+    if low > (1.5 * allowed if rule == "argmax" else allowed):
+        found.append(
+            Finding("KDA202", "critical", f"{evidence.flagged:,} of {evidence.scanned:,} images are poison candidates")
+        )
+    elif evidence.flagged and not gathered and rule != "argmax":
+        found.append(
+            Finding(
+                "KDA203", "low",
+                f"{evidence.flagged:,} images stand out without gathering: odd pictures, wrong labels, or very little poison",
+            )
+        )
+    if evidence.excess > 0.03 and not gathered:
+        found.append(
+            Finding(
+                "KDA205", "medium",
+                f"{evidence.excess:.1%} more of the images than of clean ones lie in the upper tenth of the scores",
+            )
+        )
+    return found
+
+
+def _gathers(g: Gathering, evidence: Evidence, rule: Rule) -> bool:
+    """Whether the flags at one answer are a pattern and not a scatter."""
+    if g.answer < 0 or g.flagged < MIN_GATHERED:
+        return False
+    if rule != "argmax":
+        return g.share_of_flags >= 0.5
+    # Argmax flags innocents by the hundred: they scatter over the answers as clean disagreements do.
+    expected = 1.5 * evidence.disagreement_clean + 0.01
+    return interval(g.flagged, g.images, 0.999)[0] > expected and g.share_of_flags >= 0.5
+
+
+def _conclude(
+    findings: tuple[Finding, ...], evidence: Evidence, records: int, fidelity: float, settings: Settings
+) -> tuple[State, tuple[str, ...]]:
+    """The table of docs/verdict.md, top to bottom: the first row that holds decides."""
+    if evidence.scanned == 0:
+        return "INCONCLUSIVE", ("not one image could be read",)
+    if fidelity < settings.min_fidelity:
+        return "INCONCLUSIVE", (
+            f"the control gives the model's answer on only {fidelity:.1%} of held-out clean images (needed: "
+            f"{settings.min_fidelity:.0%}): give more clean images of the same kind, or a larger --budget",
+        )
+    failing = tuple(f.message for f in findings if f.severity in ("high", "critical"))
+    if failing:
+        return "FAILED", failing
+    doubts = []
+    coverage = evidence.scanned / records
+    if coverage < settings.min_coverage:
+        doubts.append(f"only {coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
+    if settings.sensitivity is not None and evidence.visible_rate > settings.sensitivity:
+        doubts.append(
+            f"{evidence.calibration:,} calibration images show poison rates from {evidence.visible_rate:.2%} on, not the "
+            f"{settings.sensitivity:.2%} asked for"
+        )
+    if any(f.rule == "KDA205" for f in findings):
+        doubts.append("model and control part more on these images than on clean ones, and no images stand out as the cause")
+    if doubts:
+        return "INCONCLUSIVE", tuple(doubts)
+    return "PASSED", ("no images stand out in a way that a backdoor explains",)
