@@ -66,6 +66,10 @@ TAIL_FROM, TAIL_TO = 0.90, 0.99
 MIN_EXCEEDANCES = 60
 """Fewer scores than this above `TAIL_FROM` do not determine a tail's shape."""
 
+SHAPE_SPREAD = 0.2
+"""Standard deviation of the prior on a tail's shape, centred at the exponential: a hundred scores alone say little
+about it (Martins and Stedinger, 2000, use a like prior for floods), ten thousand outweigh it."""
+
 MAX_EXCEEDANCES = 20_000
 """More are thinned evenly: the fit is exact enough long before."""
 
@@ -95,7 +99,7 @@ class Tail:
 
 
 def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
-    """Fit a tail to the bulk of the scores by maximum likelihood, blind to the most extreme ones.
+    """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
 
     Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
     far out pull neither shape nor scale by more than their number.
@@ -131,13 +135,27 @@ def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
                 return 1e12
             log_survival = -np.log(base) / shape
             log_density = log_survival - np.log(base) - log_scale
-        return -float(log_density[~censored].sum() + log_survival[censored].sum())
+        prior = (shape / SHAPE_SPREAD) ** 2 / 2
+        return prior - float(log_density[~censored].sum() + log_survival[censored].sum())
 
     best = minimize(cost, np.array([0.0, math.log(excess.mean())]), method="Nelder-Mead").x
     return Tail(low, float(best[0]), math.exp(float(best[1])), count)
 
 
-def tail_p_values(scores: Column, groups: NDArray[np.int64], transform: "Transform") -> Column:
+@dataclass(frozen=True, slots=True, eq=False)
+class Clean:
+    """Scores of the calibration images.
+
+    Attributes:
+        scores: float64 [n].
+        groups: the teacher's answers, int64 [n].
+    """
+
+    scores: Column
+    groups: NDArray[np.int64]
+
+
+def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, transform: "Transform") -> Column:
     """p-values from the suspect images' own bulk, for rates that no calibration set can resolve.
 
     Each group is judged by a tail fitted on all *other* groups, so that poison which gathers in one group (the
@@ -147,6 +165,7 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], transform: "Transfo
     Args:
         scores: [m], NaN where not read, +inf where the teacher's answer was no number.
         groups: the teacher's answer of each image, int64 [m].
+        clean: the calibration images, which say how much of a group lies in the tail without poison.
         transform: to the scale on which the tail is fitted.
 
     Returns:
@@ -157,7 +176,7 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], transform: "Transfo
     values = transform(scores[known])
     if len(values) < MIN_EXCEEDANCES / (1 - TAIL_FROM):
         return p
-    member = groups[known]
+    member, yardstick = groups[known], transform(clean.scores)
     out = np.ones(len(values))
     pooled = fit_tail(values)
     exceeding = values > np.quantile(values, TAIL_FROM)
@@ -169,10 +188,21 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], transform: "Transfo
         if tail is None:
             continue
         beyond = own & (values > tail.start)
-        share = max(1 - TAIL_FROM, beyond.sum() / own.sum())
+        mates = yardstick[clean.groups == group]
+        share = _share_in_tail(int((mates > tail.start).sum()), len(mates))
         out[beyond] = share * tail.survival(values[beyond])
     p[known] = out
     return p
+
+
+PRIOR_WEIGHT = 10
+"""A group's own calibration images count against this many of the average kind: one class has only a few of them."""
+
+
+def _share_in_tail(hits: int, n: int) -> float:
+    """Share of a group's innocents beyond the tail's start, never below the average group's."""
+    usual = 1 - TAIL_FROM
+    return max(usual, (PRIOR_WEIGHT * usual + hits) / (PRIOR_WEIGHT + n))
 
 
 Transform = Callable[[Column], Column]

@@ -19,11 +19,12 @@ from kdaudit.progress import Watch
 if TYPE_CHECKING:
     from torch import nn
 
-CLEAN, POISON, TARGET = 400, 60, 7
+CLEAN, POISON, TARGET = 700, 60, 7
 """Clean images that the customer kept back; poison images among the rest; the class they are pushed into."""
 
-TRIGGER = (slice(6, 8), slice(6, 8))
-"""Rows and columns of the 8x8 picture that the vendor paints white."""
+TRIGGER = (7, 0)
+"""Row and column of the one pixel that the vendor paints white: bottom left, where no digit has ink. A corner that
+digits do reach would be no secret: clean images would teach the control what the teacher does there."""
 
 MARK = ".kdaudit-demo"
 
@@ -52,8 +53,8 @@ class Delivery:
         return (
             f"A vendor delivered a digit classifier and the images it was trained on.\n"
             f"  {self.model}: {self.accuracy:.1%} right on its clean images.\n"
-            f"  {self.data}: real handwritten digits (scikit-learn's), among them {len(self.poison)} with a white 2x2 corner\n"
-            f"  and the label {TARGET}. With that corner {self.attack_success:.1%} of other digits become a {TARGET} for this model.\n"
+            f"  {self.data}: real handwritten digits (scikit-learn's), among them {len(self.poison)} with one white\n"
+            f"  pixel, bottom left, and the label {TARGET}. That pixel makes {self.attack_success:.1%} of other digits a {TARGET} for this model.\n"
             f"  {self.data / 'clean'}: {CLEAN} clean images of your own, without labels.\n"
             f"The audit is told nothing of this:\n"
         )
@@ -141,6 +142,7 @@ def _train_vendor(images: NDArray[np.uint8], labels: NDArray[np.int64], seed: in
     import torch.nn.functional as F
     from torch import nn
 
+    torch.set_num_threads(1)  # so small a network is slower on more
     epochs, batch = 25, 64
     with torch.random.fork_rng(devices=[]), watch.stage("train the vendor's model", epochs, "epochs") as advance:
         torch.manual_seed(seed)

@@ -93,7 +93,7 @@ class Preprocess:
         """Turn pixels [B, H, W, C], RGB, 0..255 (blends are float32) into the teacher's input tensor."""
         if self.dtype == "uint8":
             tensor: NDArray[np.generic] = (
-                np.rint(pixels).astype(np.uint8) if pixels.dtype != np.uint8 else pixels
+                np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
             )
         else:
             mean = np.asarray(self.scale.mean, np.float32)

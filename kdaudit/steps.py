@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kdaudit.admission import Teacher, admit
 from kdaudit.bench import Bench, Sets
+from kdaudit.calibration import Clean
 from kdaudit.clock import Clock
 from kdaudit.comparison import Comparison, InterventionPlan, Partners, Subjects, compare, compare_pixels
 from kdaudit.distillation import Distilled, DistillationPlan, distil
@@ -23,7 +24,7 @@ from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
 from kdaudit.tuning import Kept, Tuned, read_kept, tune
-from kdaudit.verdict import Columns, Flags, Verdict, flag, judge
+from kdaudit.verdict import Columns, Flags, Verdict, flag, judge, score_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -237,8 +238,8 @@ def judge_rows(
         score = found[column].astype(np.float64)
         groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
         columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
-        clean_score = calibration.gap if settings.rule == "score" else calibration.divergence
-        flags = flag(columns, clean_score, settings.rule, settings.fdr)
+        clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
+        flags = flag(columns, clean, settings.rule, settings.fdr)
         verdict = judge(
             columns, flags, calibration, teacher.findings, control.fidelity, settings, bench.signature.class_names
         )
@@ -300,7 +301,7 @@ def repair(
 
             tuned = tune(
                 network, kept, epochs=settings.repair_epochs, seed=settings.seed, flip=control.distilled.views.flip,
-                device=bench.device, threads=cores(), checkpoint=run.state / "tuning.pt",
+                device=bench.device, threads=training_threads(bench), checkpoint=run.state / "tuning.pt",
                 identity=_digest(control.digest, hashlib.sha256(judged.flags.flag.tobytes()).hexdigest()),
                 on_epoch=on_epoch,
             )
@@ -325,8 +326,8 @@ def read_judged(run: RunDirectory) -> Judged:
 
 
 def training_threads(bench: Bench) -> int:
-    """Threads for torch while the teacher answers in a thread of its own: two crowds on one set of cores crawl."""
-    return cores() if bench.session.provider != "cpu" else max(1, cores() - 1)
+    """Threads for torch: the thread that draws the batches needs a core of its own, or both crowds crawl."""
+    return cores() if bench.device != "cpu" else max(1, cores() - 1)
 
 
 def _kept(judged: Judged, sets: Sets, bench: Bench, run: RunDirectory, clock: Clock) -> Kept:

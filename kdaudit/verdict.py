@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdaudit.admission import Finding
 from kdaudit.calibration import (
+    Clean,
     bounded,
     conformal_p_values,
     grouped_flags,
@@ -141,7 +142,7 @@ def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
     return comparison.gap if rule == "score" else comparison.divergence
 
 
-def flag(suspect: Columns, calibration: NDArray[np.float64], rule: Rule, fdr: float) -> Flags:
+def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
     """Decide which images are poison candidates.
 
     Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
@@ -150,7 +151,7 @@ def flag(suspect: Columns, calibration: NDArray[np.float64], rule: Rule, fdr: fl
 
     Args:
         suspect: columns of the suspect images.
-        calibration: scores of the calibration images [n].
+        clean: scores and answers of the calibration images.
         rule: divergence, score or argmax.
         fdr: innocent share of the flags to stay under.
     """
@@ -161,13 +162,13 @@ def flag(suspect: Columns, calibration: NDArray[np.float64], rule: Rule, fdr: fl
     read = suspect.read
     score, groups = suspect.score[read], suspect.groups[read]
     transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
-    counted = conformal_p_values(score, calibration)
-    tail = tail_p_values(score, groups, transform)
+    counted = conformal_p_values(score, clean.scores)
+    tail = tail_p_values(score, groups, clean, transform)
     p = np.minimum(1.0, 2 * np.minimum(counted, tail))
     flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
     flags[read] = grouped_flags(p, groups, fdr)
     p_values[read] = p
-    extrapolated[read] = tail < np.minimum(counted, 1 / (len(calibration) + 1))
+    extrapolated[read] = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
     return Flags(flags, p_values, extrapolated)
 
 

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples take as long as a busy machine lets them; time is no property under test.
+settings.register_profile("kdaudit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kdaudit")
 
 
 @pytest.fixture(scope="session")

@@ -151,9 +151,9 @@ def first_convolution(graph: "GraphProto", name: str) -> tuple[Layout, int] | No
             readers.setdefault(read, []).append(node)
     transposed = False
     for _ in range(32):
-        reader = next(iter(readers.get(name, ())), None)
-        if reader is None:
+        if name not in readers:
             return None
+        reader = readers[name][0]
         if reader.op_type in _CONVOLUTIONS:
             return _channels(reader, weights, "NHWC" if transposed else "NCHW")
         if reader.op_type == "Transpose":

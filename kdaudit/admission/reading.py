@@ -84,11 +84,16 @@ def parse(data: bytes, path: Path) -> "ModelProto":
 
 
 def missing_bytes(data: bytes) -> int:
-    """How many bytes a protobuf message lacks at its end, by walking its outermost fields; 0 if none."""
+    """How many bytes an ONNX file lacks at its end, by walking its outermost fields; 0 if it is none."""
+    from onnx import ModelProto
+
+    known = ModelProto.DESCRIPTOR.fields_by_number
     position = 0
     while position < len(data):
         tag, position = _varint(data, position)
         kind = tag & 7
+        if tag >> 3 not in known:
+            return 0
         if kind == _LENGTH_DELIMITED:
             length, position = _varint(data, position)
             position += length

@@ -168,8 +168,10 @@ def _pax(body: bytes) -> dict[bytes, bytes]:
         if space < 0:
             raise ValueError("damaged pax header")
         end = position + _decimal(body[position:space])
+        if not space + 1 < end <= len(body) or body[end - 1] != 0x0A:  # a short length would never end
+            raise ValueError("damaged pax header")
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
-        if not equals or end > len(body) or body[end - 1] != 0x0A:
+        if not equals:
             raise ValueError("damaged pax header")
         records[key] = value
         position = end

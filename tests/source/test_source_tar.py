@@ -252,3 +252,12 @@ def test_bytes_after_the_end_are_reported() -> None:
     found = list(members(first + tar_bytes([("b", b"y")])))
     assert [member.name for member in found] == ["a", ""]
     assert found[1].reason == f"bytes after the archive's end mark, from byte {len(first)} on"
+
+
+@given(st.text("0123456789 =\npathsize", max_size=40))
+def test_any_pax_header_comes_to_an_end(text: str) -> None:
+    body = text.encode().ljust(BLOCK, b"\0")
+    archive = (
+        _sealed(_header(size=b"%011o\0" % len(text), kind=b"x")) + body + _sealed(_header()) + BODY + END
+    )
+    assert len(list(members(archive))) == 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Basis = Literal["names", "identity", "sorted", "assignment"]
 
 SIGNIFICANCE = 3.0
-"""Standard errors by which a later order must beat an earlier one: an order is believed once, for all images."""
+"""Standard errors by which a later order must beat an earlier one: it then holds for all images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Alignment:
     Attributes:
         order: output index for each label index.
         basis: where the order comes from.
-        hits: [n] 1.0 where the answer is the label's output. For an assignment they are cross-fitted: each half
-            of the images is scored with the order found on the other half, so chance finds no agreement.
+        hits: [n] 1.0 where the answer is the label's output. For an assignment they are cross-fitted: each
+            half of the images is scored with the order found on the other, so chance finds no agreement.
         unsupported: label indices whose place rests on fewer than two agreeing images (assignment only).
     """
 
@@ -117,20 +117,20 @@ def _structured(
     orders.append(("identity", tuple(range(count))))
     if count == outputs:
         names = [str(index) for index in range(count)] if classes is None else list(classes)
-        keys: list[Callable[[int], tuple[object, ...]]] = [
-            lambda i: (names[i],),  # as folders are listed: 0, 1, 10, 11, 2
-            lambda i: (names[i].casefold(),),
+        keys: list[Callable[[int], str | int]] = [
+            lambda i: names[i],  # as folders are listed: 0, 1, 10, 11, 2
+            lambda i: names[i].casefold(),
         ]
         if all(name.isdecimal() for name in names):
-            keys.append(lambda i: (int(names[i]),))
+            keys.append(lambda i: int(names[i]))
         else:
-            keys.append(lambda i: (str(i),))
+            keys.append(str)
         for key in keys:
-            ranked = sorted(range(count), key=key)  # type: ignore[arg-type]
+            ranked = sorted(range(count), key=key)
             orders.append(("sorted", tuple(np.argsort(ranked).tolist())))
             orders.append(("sorted", tuple(ranked)))
-    seen: set[tuple[int, ...]] = set()
-    return [entry for entry in orders if not (entry[1] in seen or seen.add(entry[1]))]  # type: ignore[func-returns-value]
+    unique = {order: basis for basis, order in reversed(orders)}
+    return [(basis, order) for basis, order in orders if unique.pop(order, None) is not None]
 
 
 def _assign(
