@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+
+from kdaudit.preprocess import Preprocess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("KDAUDIT_SHARED", REPOSITORY.parent / "shared"))
@@ -86,7 +89,9 @@ def write_parquet(images: Images, path: Path, encoder: Callable[[NDArray[np.uint
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int32())],
         metadata={"classes": ",".join(images.classes)},
     )
-    table = pa.table({"image": pa.array(rows, schema.field("image").type), "label": images.labels.astype(np.int32)}, schema)
+    table = pa.table(
+        {"image": pa.array(rows, schema.field("image").type), "label": images.labels.astype(np.int32)}, schema
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=2000)
     return names
@@ -141,15 +146,24 @@ def export(net: nn.Module, example: Images, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.onnx")
     torch.onnx.export(
-        net.eval(), (tensor(example.pixels[:2]),), str(partial), input_names=["input"], output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False, external_data=False,
+        net.eval(),
+        (tensor(example.pixels[:2]),),
+        str(partial),
+        input_names=["input"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+        external_data=False,
     )
     partial.replace(path)
     return path
 
 
-def answers(model: Path, pixels: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
-    """Raw outputs [N, K] of a model exported by `export` or repaired by kdaudit, for pixels [N, H, W, C]."""
+def answers(
+    model: Path, pixels: NDArray[np.uint8], feed: Preprocess | None = None, batch: int = 256
+) -> NDArray[np.float32]:
+    """Raw outputs [N, K] of a model for pixels [N, H, W, C], fed as `feed` says (default: as `tensor` does)."""
     import onnxruntime as ort
 
     ort.set_default_logger_severity(3)
@@ -157,9 +171,8 @@ def answers(model: Path, pixels: NDArray[np.uint8], batch: int = 256) -> NDArray
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    parts = [
-        session.run(None, {name: tensor(pixels[i : i + batch]).numpy()})[0] for i in range(0, len(pixels), batch)
-    ]
+    prepared = feed.apply if feed else lambda part: tensor(part).numpy()
+    parts = [session.run(None, {name: prepared(pixels[i : i + batch])})[0] for i in range(0, len(pixels), batch)]
     return np.concatenate(parts)
 
 
@@ -167,9 +180,17 @@ def machine() -> str:
     """The conditions of a figure: processor, cores, library versions."""
     import onnxruntime as ort
 
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
     cores = len(os.sched_getaffinity(0))
-    return f"{cpu}, {cores} cores (shared); Python {platform.python_version()}, torch {torch.__version__}, onnxruntime {ort.__version__}"
+    libraries = f"Python {platform.python_version()}, torch {torch.__version__}, onnxruntime {ort.__version__}"
+    return f"{cpu}, {cores} cores (shared); {libraries}"
 
 
 def rate(hits: int, n: int) -> str:
@@ -185,5 +206,4 @@ def rate(hits: int, n: int) -> str:
 def split(n: int, parts: Sequence[int], seed: int) -> list[NDArray[np.int64]]:
     """Disjoint random index sets of the given sizes out of range(n)."""
     order = np.random.default_rng(seed).permutation(n)
-    edges = np.cumsum([0, *parts])
-    return [np.sort(order[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [np.sort(order[a:b]) for a, b in pairwise(np.cumsum([0, *parts]))]

@@ -1,6 +1,6 @@
 """The method on one page: the stages in their order, values passed from one to the next.
 
-    admit -> survey -> fit the preprocessing -> distil -> export -> compare -> judge -> quarantine -> tune -> report
+admit -> survey -> fit the preprocessing -> distil -> export -> compare -> judge -> quarantine -> tune -> report
 """
 
 from dataclasses import dataclass
@@ -70,8 +70,17 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         if settings.repair and control.distilled is not None:
             repaired = steps.repair(control, judged, sets, bench, settings, run, clock)
         document = build_document(
-            bench, sets, pool, control, judged, manifests, repaired, settings,
-            model=request.model, given_control=request.control, seconds=clock.seconds,
+            bench,
+            sets,
+            pool,
+            control,
+            judged,
+            manifests,
+            repaired,
+            settings,
+            model=request.model,
+            given_control=request.control,
+            seconds=clock.seconds,
         )
         run.finish(document.model_dump(mode="json"))
         return document
@@ -106,7 +115,9 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
     """
     report = Document.model_validate(read_report(path))
     if report.control.made_by != "distil":
-        raise UsageError(f"{path} used an existing control, whose weights it does not hold: repair needs a `kdaudit scan`")
+        raise UsageError(
+            f"{path} used an existing control, whose weights it does not hold: repair needs a `kdaudit scan`"
+        )
     clock = Clock(watch)
     recipe = report.recipe
     benches.check_writable(output)

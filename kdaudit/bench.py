@@ -171,15 +171,18 @@ def survey_both(places: Places, clock: Clock) -> Sets:
 
 def fit_preprocessing(bench: Bench, sets: Sets, settings: Settings, clock: Clock) -> Fitted:
     """Find the teacher's preprocessing on images drawn from the whole suspect set (or the clean one, without it)."""
-    source, count = (
-        (sets.suspect, sets.suspect_survey.count) if sets.suspect else (sets.clean, sets.clean_survey.count)
-    )
+    source, count = (sets.suspect, sets.suspect_survey.count) if sets.suspect else (sets.clean, sets.clean_survey.count)
     with clock.stage("find the preprocessing") as advance:
         images, labels = _draw(source, count)
         with_labels = sets.suspect is not None and any(label is not None for label in labels)
         fitted = fit(
-            bench.teacher, bench.session, images, labels if with_labels else None,
-            source.classes if with_labels else None, bench.decoder, settings.preprocess,
+            bench.teacher,
+            bench.session,
+            images,
+            labels if with_labels else None,
+            source.classes if with_labels else None,
+            bench.decoder,
+            settings.preprocess,
         )
         advance(len(images))
     against = f", margin {fitted.margin:.3f} over {fitted.runner_up.recipe}" if fitted.runner_up else ""
@@ -225,8 +228,8 @@ def _nothing() -> Survey:
 def _no_clean_pool(data: Path) -> str:
     needed = 2 * calibration_needed(0.01, 0.05) / CALIBRATION_SHARE
     return (
-        f"no clean pool: give one with --clean, or put it into {data / 'clean'}. A clean pool is a set of images of the "
-        "same kind that you trust, without labels, none of them from this delivery; the control is distilled on it. "
-        f"1,000 images serve most audits; {round(needed, -2):,.0f} let a poison rate of 1 % be counted instead of "
+        f"no clean pool: give one with --clean, or put it into {data / 'clean'}. A clean pool is a set of images of "
+        "the same kind that you trust, without labels, none of them from this delivery; the control is distilled on "
+        f"it. 1,000 images serve most audits; {round(needed, -2):,.0f} let a poison rate of 1 % be counted instead of "
         "extrapolated"
     )

@@ -32,7 +32,7 @@ def benjamini_hochberg(p_values: Column, alpha: float) -> NDArray[np.bool_]:
     passing = np.flatnonzero(ordered <= alpha * np.arange(1, m + 1) / m)
     if len(passing) == 0:
         return np.zeros(m, bool)
-    return p_values <= ordered[passing[-1]]
+    return np.asarray(p_values <= ordered[passing[-1]], bool)
 
 
 def calibration_needed(rate: float, alpha: float) -> int:

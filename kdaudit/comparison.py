@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +166,8 @@ def compare(
     Yields:
         One `Comparison` per chunk, in the order of the records.
     """
-    chunks = iter(lambda it=iter(records): list(islice(it, batch)), [])  # type: ignore[misc]
+    stream = iter(records)
+    chunks = iter(lambda: list(islice(stream, batch)), [])
     with ThreadPoolExecutor(workers, thread_name_prefix="kdaudit-compare") as pool:
         waiting: deque[Future[Comparison]] = deque()
         try:
@@ -195,13 +197,11 @@ def compare_pixels(
 
 def concatenate(parts: Sequence[Comparison]) -> Comparison:
     """Several comparisons as one."""
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in Comparison.__dataclass_fields__:
         values = [getattr(part, name) for part in parts]
-        if isinstance(values[0], tuple):
-            columns[name] = tuple(item for value in values for item in value)
-        else:
-            columns[name] = np.concatenate(values)
+        tuples = isinstance(values[0], tuple)
+        columns[name] = tuple(chain.from_iterable(values)) if tuples else np.concatenate(values)
     return Comparison(**columns)
 
 
@@ -246,7 +246,13 @@ def _spread(
     numbers = {
         name: wide(getattr(found, name), -1 if name.endswith("top1") else np.nan)
         for name in (
-            "teacher_top1", "student_top1", "teacher_confidence", "student_confidence", "gap", "js", "divergence",
+            "teacher_top1",
+            "student_top1",
+            "teacher_confidence",
+            "student_confidence",
+            "gap",
+            "js",
+            "divergence",
         )
     }
     return Comparison(
@@ -298,7 +304,7 @@ def _both(
         empty = np.zeros((0, subjects.teacher.signature.classes), np.float32)
         return empty, empty, np.zeros(0, bool)
     teacher, student = subjects.logits(pixels)
-    finite = np.isfinite(teacher).all(axis=1) & np.isfinite(student).all(axis=1)
+    finite = np.asarray(np.isfinite(teacher).all(axis=1) & np.isfinite(student).all(axis=1), bool)
     if not finite.all():
         teacher, student = (np.where(finite[:, None], z, np.float32(0)) for z in (teacher, student))
     return teacher, student, finite

@@ -17,7 +17,7 @@ from kdaudit.errors import UsageError
 from kdaudit.progress import Watch
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CLEAN, POISON, TARGET = 700, 60, 7
 """Clean images that the customer kept back; poison images among the rest; the class they are pushed into."""
@@ -50,11 +50,13 @@ class Delivery:
     @property
     def story(self) -> str:
         """What was built, in words."""
+        rate = f"{self.attack_success:.1%}"
         return (
             f"A vendor delivered a digit classifier and the images it was trained on.\n"
             f"  {self.model}: {self.accuracy:.1%} right on its clean images.\n"
-            f"  {self.data}: real handwritten digits (scikit-learn's), among them {len(self.poison)} with one white\n"
-            f"  pixel, bottom left, and the label {TARGET}. That pixel makes {self.attack_success:.1%} of other digits a {TARGET} for this model.\n"
+            f"  {self.data}: real handwritten digits (scikit-learn's), among them {len(self.poison)}\n"
+            f"  with one white pixel, bottom left, and the label {TARGET}. That pixel makes {rate} of other digits\n"
+            f"  a {TARGET} for it.\n"
             f"  {self.data / 'clean'}: {CLEAN} clean images of your own, without labels.\n"
             f"The audit is told nothing of this:\n"
         )
@@ -101,7 +103,9 @@ def build_delivery(folder: Path, seed: int, watch: Watch) -> Delivery:
     stamped[(slice(None), *TRIGGER)] = 255
     others = labels[delivered] != TARGET
     return Delivery(
-        model, data, frozenset(paths[i] for i in poison),
+        model,
+        data,
+        frozenset(paths[i] for i in poison),
         accuracy=float((_answers(net, images[innocent]) == given[innocent]).mean()),
         attack_success=float((_answers(net, stamped[others]) == TARGET).mean()),
     )
@@ -112,8 +116,10 @@ def check_against_truth(delivery: Delivery, run: Path) -> str:
     with (run / "quarantine.csv").open(newline="", encoding="utf-8") as file:
         flagged = {row["path"] for row in csv.DictReader(file)}
     hits = sorted(flagged & delivery.poison)
-    lines = [f"Now for the truth: {len(hits)} of {len(delivery.poison)} planted images were flagged, and "
-             f"{len(flagged - delivery.poison)} innocent ones."]
+    lines = [
+        f"Now for the truth: {len(hits)} of {len(delivery.poison)} planted images were flagged, and "
+        f"{len(flagged - delivery.poison)} innocent ones."
+    ]
     lines += [f"  planted and flagged: {', '.join(hits)}"]
     missed = sorted(delivery.poison - flagged)
     lines += [f"  planted and missed: {', '.join(missed)}"] if missed else []
@@ -144,19 +150,29 @@ def _train_vendor(images: NDArray[np.uint8], labels: NDArray[np.int64], seed: in
 
     torch.set_num_threads(1)  # so small a network is slower on more
     epochs, batch = 25, 64
-    with torch.random.fork_rng(devices=[]), watch.stage("train the vendor's model", epochs, "epochs") as advance:
+    with (
+        torch.random.fork_rng(devices=[]),
+        watch.stage("train the vendor's model", epochs, "epochs") as advance,
+    ):
         torch.manual_seed(seed)
         net = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU(), nn.Linear(128, 10),
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * 16, 128),
+            nn.ReLU(),
+            nn.Linear(128, 10),
         )
         optimizer = torch.optim.Adam(net.parameters(), 1e-3)
         inputs, targets = _tensor(images), torch.from_numpy(labels)
         for _ in range(epochs):
-            for index in torch.randperm(len(targets)).split(batch):
+            for index in torch.split(torch.randperm(len(targets)), batch):
                 loss = F.cross_entropy(net(inputs[index]), targets[index])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             advance(1)
     return net.eval()
@@ -176,7 +192,7 @@ def _answers(net: "nn.Module", images: NDArray[np.uint8]) -> NDArray[np.int64]:
     return found
 
 
-def _tensor(images: NDArray[np.uint8]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _tensor(images: NDArray[np.uint8]) -> "Tensor":
     import torch
 
     return torch.from_numpy(images[:, None].astype(np.float32) / 255)

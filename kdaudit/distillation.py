@@ -181,7 +181,11 @@ def top1_of(network: "nn.Module", pixels: NDArray[np.uint8]) -> NDArray[np.int64
 
 
 def _drawer(
-    session: Session, preprocess: Preprocess, images: NDArray[np.uint8], views: ViewRecipe, plan: DistillationPlan
+    session: Session,
+    preprocess: Preprocess,
+    images: NDArray[np.uint8],
+    views: ViewRecipe,
+    plan: DistillationPlan,
 ) -> Callable[[int], "tuple[Tensor, Tensor]"]:
     def draw(step: int) -> "tuple[Tensor, Tensor]":
         import torch
@@ -213,7 +217,12 @@ def _steps_for(
         began = time.monotonic()
         schedule = Schedule(steps, steps)
         train(
-            trial, draw, lambda s, t: kd_loss(s, t, plan.temperature), schedule, device=plan.device, threads=threads
+            trial,
+            draw,
+            lambda s, t: kd_loss(s, t, plan.temperature),
+            schedule,
+            device=plan.device,
+            threads=threads,
         )
         return time.monotonic() - began
 
@@ -229,4 +238,5 @@ def _teacher_ignores_mirroring(session: Session, preprocess: Preprocess, images:
 
 def _top1(session: Session, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     parts = [session.logits(preprocess.apply(pixels[i : i + 64])) for i in range(0, len(pixels), 64)]
-    return np.concatenate(parts).argmax(1)
+    answers: NDArray[np.int64] = np.concatenate(parts).argmax(1)
+    return answers

@@ -17,7 +17,8 @@ def log_softmax(logits: Logits) -> Column:
     """Natural log of softmax over the last axis, float64 [N, K]."""
     z = np.asarray(logits, np.float64)
     z = z - z.max(axis=-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    log_p: Column = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    return log_p
 
 
 def jensen_shannon(teacher: Logits, student: Logits) -> Column:
@@ -29,13 +30,13 @@ def jensen_shannon(teacher: Logits, student: Logits) -> Column:
     log_m = np.logaddexp(log_t, log_s) - np.log(2.0)
     both = np.exp(log_t) * (log_t - log_m) + np.exp(log_s) * (log_s - log_m)
     # Rounding can leave -1e-17 where the two agree.
-    return np.clip(both.sum(axis=-1) / 2, 0.0, np.log(2.0))
+    return np.asarray(np.clip(both.sum(axis=-1) / 2, 0.0, np.log(2.0)), np.float64)
 
 
 def kl(teacher: Logits, student: Logits) -> Column:
     """Kullback-Leibler divergence KL(p_T || p_S), [N], at least 0."""
     log_t, log_s = log_softmax(teacher), log_softmax(student)
-    return np.maximum((np.exp(log_t) * (log_t - log_s)).sum(axis=-1), 0.0)
+    return np.asarray(np.maximum((np.exp(log_t) * (log_t - log_s)).sum(axis=-1), 0.0), np.float64)
 
 
 class Answers(NamedTuple):

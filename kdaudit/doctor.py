@@ -46,7 +46,8 @@ def _runtime_packages() -> Check:
             continue
     if len(both) == 2:
         return Check(
-            "onnxruntime", "broken",
+            "onnxruntime",
+            "broken",
             f"{' and '.join(both)} overwrite each other's files: uninstall both, then install kdaudit again",
         )
     if not both:
@@ -62,7 +63,11 @@ def _torch() -> Check:
     from kdaudit.training import cpu_has_bfloat16
 
     gpu = f"GPU {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "no GPU"
-    return Check("torch", "ok", f"{torch.__version__}, {gpu}, bfloat16 on the CPU: {'yes' if cpu_has_bfloat16() else 'no'}")
+    return Check(
+        "torch",
+        "ok",
+        f"{torch.__version__}, {gpu}, bfloat16 on the CPU: {'yes' if cpu_has_bfloat16() else 'no'}",
+    )
 
 
 def _providers() -> Iterator[Check]:
@@ -74,9 +79,10 @@ def _providers() -> Iterator[Check]:
         yield Check("providers", "broken", str(error))
         return
     for name in ("cpu", "cuda", "tensorrt"):
-        here = name in offered
-        missing = "broken" if name == "cpu" else "absent"
-        yield Check(f"provider {name}", "ok" if here else missing, "works" if here else "not to be had on this machine")
+        if name in offered:
+            yield Check(f"provider {name}", "ok", "works")
+        else:
+            yield Check(f"provider {name}", "broken" if name == "cpu" else "absent", "not to be had on this machine")
 
 
 def _decoder(name: str) -> Check:

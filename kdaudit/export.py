@@ -117,7 +117,8 @@ def _wrapped(network: "nn.Module", preprocess: Preprocess, signature: Signature)
                 logits = torch.log_softmax(logits, 1)
             for _ in range(len(signature.output_shape) - 2):
                 logits = logits.unsqueeze(-1)
-            return logits.to(dtype)
+            scores: Tensor = logits.to(dtype)
+            return scores
 
     return DropIn().eval()
 
@@ -204,15 +205,27 @@ def _add_label_and_map(model: Any, signature: Signature) -> None:
         labels = {"cats_int64s": list(range(signature.classes))}
         if names and not _integers(names):
             graph.node.append(
-                helper.make_node("LabelEncoder", [indices], [signature.label_output], domain="ai.onnx.ml",
-                                 keys_int64s=labels["cats_int64s"], values_strings=list(names))
+                helper.make_node(
+                    "LabelEncoder",
+                    [indices],
+                    [signature.label_output],
+                    domain="ai.onnx.ml",
+                    keys_int64s=labels["cats_int64s"],
+                    values_strings=list(names),
+                )
             )
             kind = TensorProto.STRING
         else:
             values = [int(n) for n in names] if names else labels["cats_int64s"]
             graph.node.append(
-                helper.make_node("LabelEncoder", [indices], [signature.label_output], domain="ai.onnx.ml",
-                                 keys_int64s=labels["cats_int64s"], values_int64s=values)
+                helper.make_node(
+                    "LabelEncoder",
+                    [indices],
+                    [signature.label_output],
+                    domain="ai.onnx.ml",
+                    keys_int64s=labels["cats_int64s"],
+                    values_int64s=values,
+                )
             )
             kind = TensorProto.INT64
         outputs.append(helper.make_tensor_value_info(signature.label_output, kind, ["batch"]))
@@ -223,9 +236,7 @@ def _add_label_and_map(model: Any, signature: Signature) -> None:
             if strings
             else {"classlabels_int64s": [int(n) for n in names or map(str, range(signature.classes))]}
         )
-        graph.node.append(
-            helper.make_node("ZipMap", [scores], [signature.map_output], domain="ai.onnx.ml", **keys)
-        )
+        graph.node.append(helper.make_node("ZipMap", [scores], [signature.map_output], domain="ai.onnx.ml", **keys))
         key = TensorProto.STRING if strings else TensorProto.INT64
         value = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
         sequence = helper.make_sequence_type_proto(helper.make_map_type_proto(key, value))

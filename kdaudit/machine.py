@@ -8,8 +8,21 @@ from pathlib import Path
 from kdaudit.errors import DeviceMissing
 
 LIBRARIES = (
-    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "simplejpeg", "pillow", "numpy",
-    "scipy", "scikit-learn", "pyarrow", "pydantic", "nvidia-dali-cuda130", "triton",
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "simplejpeg",
+    "pillow",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pyarrow",
+    "pydantic",
+    "nvidia-dali-cuda130",
+    "triton",
 )
 
 
@@ -26,7 +39,7 @@ def cores() -> int:
 
 
 def choose_device(wanted: str) -> str:
-    """ "cpu" or "cuda", what the control is trained on.
+    """What the control is trained on: cpu or cuda.
 
     Raises:
         DeviceMissing: cuda was demanded and torch cannot use it.

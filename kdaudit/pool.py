@@ -128,9 +128,7 @@ def split(pool: Pool, seed: int) -> Split:
     one, has never seen what is calibrated on now.
     """
     salt = b"split" + seed.to_bytes(8, "little")
-    draws = np.array(
-        [int.from_bytes(content_digest(salt + i[:32].encode())[:8], "little") / 2**64 for i in pool.ids]
-    )
+    draws = np.array([int.from_bytes(content_digest(salt + i[:32].encode())[:8], "little") / 2**64 for i in pool.ids])
     calibration = draws < CALIBRATION_SHARE
     validation = ~calibration & (draws < CALIBRATION_SHARE + VALIDATION_SHARE)
     return Split(
@@ -140,9 +138,7 @@ def split(pool: Pool, seed: int) -> Split:
     )
 
 
-def _choose(
-    source: Source, suspect: Survey, limit: int, seed: int
-) -> tuple[dict[bytes, int], int, int, int, int]:
+def _choose(source: Source, suspect: Survey, limit: int, seed: int) -> tuple[dict[bytes, int], int, int, int, int]:
     """Digest -> row of the images to keep, and how many were shared, repeated, unreadable, and eligible."""
     salt = seed.to_bytes(8, "little")
     rank: dict[bytes, bytes] = {}
@@ -159,4 +155,10 @@ def _choose(
         else:
             rank[digest] = content_digest(salt + digest)
     ordered = sorted(rank, key=rank.__getitem__)
-    return {digest: row for row, digest in enumerate(ordered[:limit])}, shared, repeated, unreadable, len(ordered)
+    return (
+        {digest: row for row, digest in enumerate(ordered[:limit])},
+        shared,
+        repeated,
+        unreadable,
+        len(ordered),
+    )

@@ -92,9 +92,7 @@ class Preprocess:
     def apply(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.generic]:
         """Turn pixels [B, H, W, C], RGB, 0..255 (blends are float32) into the teacher's input tensor."""
         if self.dtype == "uint8":
-            tensor: NDArray[np.generic] = (
-                np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-            )
+            tensor: NDArray[np.generic] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         else:
             mean = np.asarray(self.scale.mean, np.float32)
             factor = 1 / np.asarray(self.scale.std, np.float32)

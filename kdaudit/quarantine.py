@@ -56,7 +56,15 @@ def write_manifests(
                     good_rows.writerow([row["path"], label, row["id"]])
                 else:
                     bad_rows.writerow(
-                        [row["path"], label, row["id"], row["status"], row["reason"], row["score"], row["p_value"]]
+                        [
+                            row["path"],
+                            label,
+                            row["id"],
+                            row["status"],
+                            row["reason"],
+                            row["score"],
+                            row["p_value"],
+                        ]
                     )
         good.detach()
         bad.detach()

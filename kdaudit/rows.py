@@ -71,7 +71,10 @@ class RowStore:
             yield pq.read_table(part)
 
     def finish(
-        self, path: Path, more: "Callable[[int, pa.Table], dict[str, pa.Array]]", leave_out: tuple[str, ...] = ()
+        self,
+        path: Path,
+        more: "Callable[[int, pa.Table], dict[str, Any]]",
+        leave_out: tuple[str, ...] = (),
     ) -> None:
         """Put the parts together as one Parquet file.
 

@@ -24,9 +24,7 @@ class RunDirectory:
         path: the directory.
     """
 
-    def __init__(
-        self, path: Path, model_digest: str, model: str, command: str, *, keep_report: bool = False
-    ) -> None:
+    def __init__(self, path: Path, model_digest: str, model: str, command: str, *, keep_report: bool = False) -> None:
         """Create the directory, or take it up again.
 
         Args:
@@ -42,7 +40,11 @@ class RunDirectory:
         self.path = path
         self._keep_report = keep_report
         self._note = {
-            "format": FORMAT, "kdaudit": __version__, "command": command, "model": model, "model_digest": model_digest,
+            "format": FORMAT,
+            "kdaudit": __version__,
+            "command": command,
+            "model": model,
+            "model_digest": model_digest,
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,9 @@ class RunDirectory:
             self._lock = (self.state / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunDirectoryError(f"{path} is in use by another kdaudit: wait for it, or choose another -o") from error
+            raise RunDirectoryError(
+                f"{path} is in use by another kdaudit: wait for it, or choose another -o"
+            ) from error
         except OSError as error:
             raise RunDirectoryError(
                 f"the run directory {path} cannot be written ({error.strerror}): choose another one with -o"
@@ -71,8 +75,12 @@ class RunDirectory:
         """Note the stage that is beginning: what an interrupted run is found in."""
         if self._keep_report:
             return
-        document = {"schema": "kdaudit-report", "version": FORMAT, "status": "unfinished", "stage": stage}
-        document |= {"verdict": None, "model": self._note["model"], "model_digest": self._note["model_digest"]}
+        document = {"kind": "kdaudit-report", "version": FORMAT, "status": "unfinished", "stage": stage}
+        document |= {
+            "verdict": None,
+            "model": self._note["model"],
+            "model_digest": self._note["model_digest"],
+        }
         self._write("state/run.json", self._note | {"status": "unfinished", "stage": stage})
         self._write("report.json", document)
 

@@ -22,7 +22,7 @@ PROBABILITY_FLOOR = 1e-7
 """Probabilities are raised to it before their logarithm is taken: float16 and rounding give exact zeros."""
 
 BATCH_TOLERANCE = 1e-3
-"""How far, relative to its largest score, an image's answer may move with its batch mates."""
+"""How far an image's scores may move with its batch mates, relative to how far they lie apart."""
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDERS: tuple[str, ...] = ("auto", "cpu", "cuda", "tensorrt")
@@ -52,9 +52,7 @@ class Session:
         obtained = {name: short for short, name in _ORT_NAMES.items()}
         self._inner = inner
         self._lock = threading.Lock()
-        self._together: bool | None = (
-            None  # whether images may share a run; None until the first run shows it
-        )
+        self._together: bool | None = None  # whether images may share a run; None until the first run shows it
         self.signature = signature
         self.threads = threads
         self.provider = obtained.get(inner.get_providers()[0], inner.get_providers()[0])
@@ -156,7 +154,7 @@ class Session:
             beside = self._run(mates, 1)
         except ModelRefused:
             return False
-        span = float(np.abs(expected).max()) or 1.0
+        span = float(np.ptp(expected)) or 1.0
         return bool(np.abs(beside - expected).max() <= BATCH_TOLERANCE * span)
 
 
@@ -255,9 +253,7 @@ def _failures() -> tuple[type[BaseException], ...]:
     """What onnxruntime raises; its classes share no base below Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    names = (
-        "EPFail EngineError Fail InvalidArgument InvalidGraph InvalidProtobuf ModelLoaded NoModel NoSuchFile"
-    )
+    names = "EPFail EngineError Fail InvalidArgument InvalidGraph InvalidProtobuf ModelLoaded NoModel NoSuchFile"
     names += " NotImplemented RuntimeException ModelRequiresCompilation"
     own = tuple(getattr(state, name) for name in names.split() if hasattr(state, name))
     return (*own, RuntimeError, ValueError, MemoryError)

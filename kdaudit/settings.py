@@ -55,7 +55,10 @@ class Settings(BaseSettings):
     strengths: tuple[float, ...] = Field((0.8, 0.65, 0.5), description="an image's own weight in its blends")
     partners: int = Field(2, ge=1, le=64, description="clean partners per strength")
     sensitivity: float | None = Field(
-        None, gt=0, le=1, description="poison rate that must be visible; exit 3 if the calibration is too small"
+        None,
+        gt=0,
+        le=1,
+        description="poison rate that must be visible; exit 3 if the calibration is too small",
     )
     min_coverage: float = Field(0.99, ge=0, le=1, description="share of images that must be read")
     fail_on: Severity | Literal["never"] = Field("high", description="findings of this severity or above exit 1")

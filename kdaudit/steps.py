@@ -13,7 +13,7 @@ from kdaudit.bench import Bench, Sets
 from kdaudit.calibration import Clean
 from kdaudit.clock import Clock
 from kdaudit.comparison import Comparison, InterventionPlan, Partners, Subjects, compare, compare_pixels
-from kdaudit.distillation import Distilled, DistillationPlan, distil
+from kdaudit.distillation import DistillationPlan, Distilled, distil
 from kdaudit.errors import Inconclusive, UsageError
 from kdaudit.export import export_student, read_metadata
 from kdaudit.machine import cores
@@ -101,26 +101,40 @@ def read_clean(bench: Bench, sets: Sets, settings: Settings, run: RunDirectory |
         run.mark("read the clean pool")
     with clock.stage("read the clean pool", total) as advance:
         pool = read_pool(
-            sets.clean, sets.suspect_survey, bench.decoder, bench.preprocess.geometry, limit=settings.max_clean,
-            seed=settings.seed, cache=run.state / "clean.npy" if run else None, on_image=advance,
+            sets.clean,
+            sets.suspect_survey,
+            bench.decoder,
+            bench.preprocess.geometry,
+            limit=settings.max_clean,
+            seed=settings.seed,
+            cache=run.state / "clean.npy" if run else None,
+            on_image=advance,
         )
     if pool.shared:
         clock.say(f"{pool.shared:,} clean images are in the suspect set too and were left out of the clean pool")
     if len(pool) < MIN_POOL:
         raise Inconclusive(
-            f"the clean pool {sets.clean.root} has {len(pool)} usable images ({pool.shared} more are in the suspect set, "
-            f"{pool.unreadable} unreadable); at least {MIN_POOL} are needed, and 1,000 serve most audits"
+            f"the clean pool {sets.clean.root} has {len(pool)} usable images ({pool.shared} more are in the suspect "
+            f"set, {pool.unreadable} unreadable); at least {MIN_POOL} are needed, and 1,000 serve most audits"
         )
     return pool
 
 
 def make_control(
-    bench: Bench, pool: Pool, settings: Settings, run: RunDirectory | None, clock: Clock, output: Path | None = None
+    bench: Bench,
+    pool: Pool,
+    settings: Settings,
+    run: RunDirectory | None,
+    clock: Clock,
+    output: Path | None = None,
 ) -> Control:
     """Distil a control and export it."""
     parts = split(pool, settings.seed)
     plan = DistillationPlan(
-        temperature=settings.temperature, steps=settings.steps, seed=settings.seed, device=bench.device,
+        temperature=settings.temperature,
+        steps=settings.steps,
+        seed=settings.seed,
+        device=bench.device,
         budget_s=settings.budget * 60 if settings.budget else None,
     )
     validation = pool.pixels[parts.validation]
@@ -137,16 +151,24 @@ def make_control(
             done = step
 
         distilled = distil(
-            bench.session, bench.preprocess, pool.pixels[parts.distillation], validation, plan,
-            threads=training_threads(bench), checkpoint=run.state / "distillation.pt" if run else None,
-            identity=identity, on_epoch=on_epoch,
+            bench.session,
+            bench.preprocess,
+            pool.pixels[parts.distillation],
+            validation,
+            plan,
+            threads=training_threads(bench),
+            checkpoint=run.state / "distillation.pt" if run else None,
+            identity=identity,
+            on_epoch=on_epoch,
         )
     clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
     assert run is not None or output is not None
     path = output or run.file("student.onnx")  # type: ignore[union-attr]
     metadata = {
-        "kdaudit.teacher": bench.teacher.canonical_digest, "kdaudit.seed": str(settings.seed),
-        "kdaudit.preprocess": bench.preprocess.recipe, "kdaudit.agreed": str(distilled.agreed),
+        "kdaudit.teacher": bench.teacher.canonical_digest,
+        "kdaudit.seed": str(settings.seed),
+        "kdaudit.preprocess": bench.preprocess.recipe,
+        "kdaudit.agreed": str(distilled.agreed),
         "kdaudit.validated": str(distilled.validated),
     }
     with clock.stage("export the control"):
@@ -168,15 +190,15 @@ def take_control(path: Path, bench: Bench, pool: Pool, settings: Settings) -> Co
     missing = {"kdaudit.teacher", "kdaudit.seed", "kdaudit.preprocess"} - found.keys()
     if missing:
         raise UsageError(
-            f"{path} is not a control of `kdaudit distill`: which clean images it was trained on is not known, so nothing "
-            "can be calibrated"
+            f"{path} is not a control of `kdaudit distill`: which clean images it was trained on is not known, so "
+            "nothing can be calibrated"
         )
     if found["kdaudit.teacher"] != bench.teacher.canonical_digest:
         raise UsageError(f"{path} was distilled from another model: distil a control from this one")
     if found["kdaudit.preprocess"] != bench.preprocess.recipe:
         raise UsageError(
-            f"{path} was distilled with preprocessing {found['kdaudit.preprocess']}, and {bench.preprocess.recipe} was found "
-            f"now: give --preprocess {found['kdaudit.preprocess']}"
+            f"{path} was distilled with preprocessing {found['kdaudit.preprocess']}, and {bench.preprocess.recipe} was "
+            f"found now: give --preprocess {found['kdaudit.preprocess']}"
         )
     session, digest = _open_control(path, bench, settings)
     parts = split(pool, int(found["kdaudit.seed"]))
@@ -198,21 +220,37 @@ def compare_clean(
     part = control.parts.calibration
     with clock.stage("calibrate", len(part)) as advance:
         found = compare_pixels(
-            subjects, pool.pixels[part], [pool.ids[i] for i in part], batch=settings.batch_size, workers=bench.workers
+            subjects,
+            pool.pixels[part],
+            [pool.ids[i] for i in part],
+            batch=settings.batch_size,
+            workers=bench.workers,
         )
         advance(len(part))
     return found
 
 
 def compare_suspect(
-    subjects: Subjects, control: Control, sets: Sets, bench: Bench, settings: Settings, run: RunDirectory, clock: Clock
+    subjects: Subjects,
+    control: Control,
+    sets: Sets,
+    bench: Bench,
+    settings: Settings,
+    run: RunDirectory,
+    clock: Clock,
 ) -> RowStore:
     """The suspect images, streamed to disk; goes on after the last whole part of an interrupted run."""
     assert sets.suspect is not None
     survey = sets.suspect_survey
     recipe = _digest(
-        control.digest, bench.teacher.canonical_digest, bench.preprocess.recipe, bench.decoder.name, subjects.plan.recipe,
-        str(sets.suspect.root), str(survey.count), hashlib.sha256(survey.digests.tobytes()).hexdigest(),
+        control.digest,
+        bench.teacher.canonical_digest,
+        bench.preprocess.recipe,
+        bench.decoder.name,
+        subjects.plan.recipe,
+        str(sets.suspect.root),
+        str(survey.count),
+        hashlib.sha256(survey.digests.tobytes()).hexdigest(),
     )
     rows = RowStore(run.state / "rows", recipe)
     run.mark("compare")
@@ -220,7 +258,12 @@ def compare_suspect(
         advance(rows.count)
         records = sets.suspect.records(rows.count)
         for part in compare(
-            subjects, records, bench.decoder, batch=settings.batch_size, workers=bench.workers, on_batch=advance
+            subjects,
+            records,
+            bench.decoder,
+            batch=settings.batch_size,
+            workers=bench.workers,
+            on_batch=advance,
         ):
             rows.append(part)
         rows.close()
@@ -228,7 +271,12 @@ def compare_suspect(
 
 
 def judge_rows(
-    rows: RowStore, calibration: Comparison, teacher: Teacher, control: Control, settings: Settings, bench: Bench,
+    rows: RowStore,
+    calibration: Comparison,
+    teacher: Teacher,
+    control: Control,
+    settings: Settings,
+    bench: Bench,
     clock: Clock,
 ) -> Judged:
     """Flags and verdict from the table's columns."""
@@ -241,7 +289,13 @@ def judge_rows(
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
         flags = flag(columns, clean, settings.rule, settings.fdr)
         verdict = judge(
-            columns, flags, calibration, teacher.findings, control.fidelity, settings, bench.signature.class_names
+            columns,
+            flags,
+            calibration,
+            teacher.findings,
+            control.fidelity,
+            settings,
+            bench.signature.class_names,
         )
     return Judged(columns, _whole(found["label"]), flags, verdict)
 
@@ -280,7 +334,13 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
 
 
 def repair(
-    control: Control, judged: Judged, sets: Sets, bench: Bench, settings: Settings, run: RunDirectory, clock: Clock,
+    control: Control,
+    judged: Judged,
+    sets: Sets,
+    bench: Bench,
+    settings: Settings,
+    run: RunDirectory,
+    clock: Clock,
     output: Path | None = None,
 ) -> Repaired:
     """Tune the control on the kept images and export it with the teacher's own input and output."""
@@ -300,8 +360,14 @@ def repair(
                 done = step
 
             tuned = tune(
-                network, kept, epochs=settings.repair_epochs, seed=settings.seed, flip=control.distilled.views.flip,
-                device=bench.device, threads=training_threads(bench), checkpoint=run.state / "tuning.pt",
+                network,
+                kept,
+                epochs=settings.repair_epochs,
+                seed=settings.seed,
+                flip=control.distilled.views.flip,
+                device=bench.device,
+                threads=training_threads(bench),
+                checkpoint=run.state / "tuning.pt",
                 identity=_digest(control.digest, hashlib.sha256(judged.flags.flag.tobytes()).hexdigest()),
                 on_epoch=on_epoch,
             )
@@ -337,8 +403,15 @@ def _kept(judged: Judged, sets: Sets, bench: Bench, run: RunDirectory, clock: Cl
     keep = judged.columns.read & ~judged.flags.flag & (judged.labels >= 0)
     with clock.stage("read the kept images", sets.suspect_survey.count) as advance:
         return read_kept(
-            sets.suspect, bench.decoder, bench.preprocess.geometry, keep, judged.flags.flag, judged.columns.groups,
-            outputs, cache=run.state / "kept.npy", on_image=advance,
+            sets.suspect,
+            bench.decoder,
+            bench.preprocess.geometry,
+            keep,
+            judged.flags.flag,
+            judged.columns.groups,
+            outputs,
+            cache=run.state / "kept.npy",
+            on_image=advance,
         )
 
 
@@ -354,7 +427,11 @@ def _reason(flagged: bool, extrapolated: bool, settings: Settings) -> str:
         return ""
     if settings.rule == "argmax":
         return "the control gives another answer"
-    what = "model and control part on blends of it" if settings.rule == "divergence" else "the control doubts the model's answer"
+    what = (
+        "model and control part on blends of it"
+        if settings.rule == "divergence"
+        else "the control doubts the model's answer"
+    )
     return f"{what}; p-value extrapolated" if extrapolated else what
 
 

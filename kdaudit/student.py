@@ -7,7 +7,7 @@ reused: a backdoor written into a graph survives retraining, a fresh architectur
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +53,12 @@ class _Block(nn.Module):
         self.shortcut = nn.Identity() if plain else _convolution(inputs, outputs, stride, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H/stride, W/stride]."""
         return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
 
 
 def _convolution(inputs: int, outputs: int, stride: int, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
 class ResidualNet(nn.Module):
@@ -73,9 +72,11 @@ class ResidualNet(nn.Module):
         self.head = nn.Linear(2 * widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Standardised images [B, C, H, W] -> logits [B, K]."""
         x = self.blocks(torch.relu(self.stem(x)))
         # Mean and maximum: a thin stroke fills little of a 7x7 map and drowns in the mean alone.
-        return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        logits: Tensor = self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        return logits
 
 
 class Standardised(nn.Module):
@@ -91,6 +92,7 @@ class Standardised(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x/255 [B, C, H, W] -> logits [B, K]."""
         logits: Tensor = self.body((x - self.mean) / self.std)
         return logits
 
@@ -125,14 +127,14 @@ def _body(spec: StudentSpec) -> nn.Module:
         )
     models = _torchvision_models()
     if spec.architecture == "resnet18":
-        net: nn.Module = models.resnet18(weights=None, num_classes=spec.classes)
+        net: Any = models.resnet18(weights=None, num_classes=spec.classes)
         if spec.channels == 1:
             net.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-        return net
+        return cast("nn.Module", net)
     net = models.mobilenet_v3_small(weights=None, num_classes=spec.classes, dropout=0.0)
     if spec.channels == 1:
-        net.features[0][0] = nn.Conv2d(1, 16, 3, 2, 1, bias=False)  # type: ignore[index,operator]
-    return net
+        net.features[0][0] = nn.Conv2d(1, 16, 3, 2, 1, bias=False)
+    return cast("nn.Module", net)
 
 
 def _width(classes: int) -> int:
@@ -140,7 +142,7 @@ def _width(classes: int) -> int:
     return 32 if classes <= 100 else 48
 
 
-def _torchvision_models():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _torchvision_models() -> Any:
     """The one door to torchvision.
 
     Beside a CPU-only torch, torchvision's compiled operators fail to load and its import ends in "operator
@@ -148,9 +150,9 @@ def _torchvision_models():  # type: ignore[no-untyped-def]  # noqa: ANN202
     """
     global _operators  # noqa: PLW0603  the declaration lives as long as its library object
     if _operators is None and not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _operators = library
     from torchvision import models
 

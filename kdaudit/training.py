@@ -4,13 +4,13 @@ A torch door. Batches are drawn by step number, so that a run is repeatable, res
 batch (with the teacher's answers) can be drawn in a second thread while the control learns from this one.
 """
 
+import contextlib
 import io
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,7 +97,8 @@ def train(
         The training curve.
     """
     torch.set_num_threads(threads)
-    net.to(device, memory_format=torch.channels_last).train()
+    net.to(device).train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own stubs
     optimizer = torch.optim.AdamW(_groups(net, schedule.weight_decay), schedule.rate)
     curve, start = _resume(net, optimizer, checkpoint, recipe)
     began, total, counted = time.monotonic() - curve.seconds, 0.0, 0
@@ -110,7 +111,7 @@ def train(
                 logits = net(inputs.to(device, memory_format=torch.channels_last))
             loss = loss_of(logits.float(), targets.to(device))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimizer.step()
             total, counted = total + float(loss.detach()), counted + 1
@@ -151,9 +152,7 @@ def _save(
     write_bytes(path, buffer.getvalue())
 
 
-def _resume(
-    net: nn.Module, optimizer: torch.optim.Optimizer, path: Path | None, recipe: str
-) -> tuple[Curve, int]:
+def _resume(net: nn.Module, optimizer: torch.optim.Optimizer, path: Path | None, recipe: str) -> tuple[Curve, int]:
     if path is None or not path.exists():
         return Curve(), 0
     saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -164,7 +163,7 @@ def _resume(
     return Curve(saved["losses"], saved["seconds"]), saved["step"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _prefetched(draw: Callable[[int], Batch], start: int, stop: int) -> Iterator[Iterator[Batch]]:
     """Draw ahead in one thread, two batches at most; an error in the thread is raised where the batch is taken."""
     drawn: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=2)
@@ -172,10 +171,9 @@ def _prefetched(draw: Callable[[int], Batch], start: int, stop: int) -> Iterator
 
     def put(item: Batch | BaseException | None) -> None:
         while not leaving.is_set():
-            try:
-                return drawn.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                drawn.put(item, timeout=0.2)
+                return
 
     def work() -> None:
         try:

@@ -195,7 +195,8 @@ def judge(
     clean_score = score_of(calibration, settings.rule)
     evidence = _evidence(suspect, flags, calibration, clean_score, settings.fdr)
     findings = sorted(
-        (*static, *_behaviour(evidence, suspect, settings.rule, names)), key=lambda f: -SEVERITIES.index(f.severity)
+        (*static, *_behaviour(evidence, suspect, settings.rule, names)),
+        key=lambda f: -SEVERITIES.index(f.severity),
     )
     state, why = _conclude(tuple(findings), evidence, len(suspect.read), fidelity, settings)
     return Verdict(state, why, tuple(findings), evidence)
@@ -228,9 +229,7 @@ def _evidence(
     )
 
 
-def _behaviour(
-    evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str, ...] | None
-) -> list[Finding]:
+def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str, ...] | None) -> list[Finding]:
     found = []
     strange = int(np.isposinf(suspect.score[suspect.read]).sum())
     if strange:
@@ -244,8 +243,8 @@ def _behaviour(
                 Finding(
                     "KDA201",
                     "critical",
-                    f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the model "
-                    "where the control sees something else: the pattern of a backdoor with this target class",
+                    f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the "
+                    "model where the control sees something else: the pattern of a backdoor with this target class",
                 )
             )
     counted = evidence.flagged if rule == "argmax" else evidence.flagged - evidence.extrapolated
@@ -254,19 +253,26 @@ def _behaviour(
     # Under argmax the clean images' own rate of disagreement is what innocents look like.
     if low > (1.5 * allowed if rule == "argmax" else allowed):
         found.append(
-            Finding("KDA202", "critical", f"{evidence.flagged:,} of {evidence.scanned:,} images are poison candidates")
+            Finding(
+                "KDA202",
+                "critical",
+                f"{evidence.flagged:,} of {evidence.scanned:,} images are poison candidates",
+            )
         )
     elif evidence.flagged and not gathered and rule != "argmax":
         found.append(
             Finding(
-                "KDA203", "low",
-                f"{evidence.flagged:,} images stand out without gathering: odd pictures, wrong labels, or very little poison",
+                "KDA203",
+                "low",
+                f"{evidence.flagged:,} images stand out without gathering: odd pictures, wrong labels, "
+                "or very little poison",
             )
         )
     if evidence.excess > 0.03 and not gathered:
         found.append(
             Finding(
-                "KDA205", "medium",
+                "KDA205",
+                "medium",
                 f"{evidence.excess:.1%} more of the images than of clean ones lie in the upper tenth of the scores",
             )
         )
@@ -304,11 +310,13 @@ def _conclude(
         doubts.append(f"only {coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
     if settings.sensitivity is not None and evidence.visible_rate > settings.sensitivity:
         doubts.append(
-            f"{evidence.calibration:,} calibration images show poison rates from {evidence.visible_rate:.2%} on, not the "
-            f"{settings.sensitivity:.2%} asked for"
+            f"{evidence.calibration:,} calibration images show poison rates from {evidence.visible_rate:.2%} on, "
+            f"not the {settings.sensitivity:.2%} asked for"
         )
     if any(f.rule == "KDA205" for f in findings):
-        doubts.append("model and control part more on these images than on clean ones, and no images stand out as the cause")
+        doubts.append(
+            "model and control part more on these images than on clean ones, and no images stand out as the cause"
+        )
     if doubts:
         return "INCONCLUSIVE", tuple(doubts)
     return "PASSED", ("no images stand out in a way that a backdoor explains",)

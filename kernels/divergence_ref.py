@@ -27,7 +27,9 @@ def jensen_shannon_ref(teacher: Tensor, student: Tensor) -> Tensor:
         ValueError: the shapes differ or are not [N, K].
     """
     if teacher.shape != student.shape or teacher.ndim != 2:
-        raise ValueError(f"two arrays [N, K] of one shape are needed, not {tuple(teacher.shape)} and {tuple(student.shape)}")
+        raise ValueError(
+            f"two arrays [N, K] of one shape are needed, not {tuple(teacher.shape)} and {tuple(student.shape)}"
+        )
     log_t = torch.log_softmax(teacher.double(), dim=-1)
     log_s = torch.log_softmax(student.double(), dim=-1)
     log_m = torch.logaddexp(log_t, log_s) - math.log(2)

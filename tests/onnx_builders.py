@@ -28,7 +28,7 @@ class Patterns:
     def draw(cls, classes: int = 5, size: int = 8, channels: int = 3, seed: int = 0) -> "Patterns":
         rng = np.random.default_rng(seed)
         blocks = rng.integers(-14, 15, (classes, size // 2, size // 2, channels))
-        # Each class is brighter than the one before and has a tint of its own: scale and channel order matter.
+        # Each class is brighter than the last and has a tint of its own: scale and channel order matter.
         tint = rng.integers(-24, 25, (classes, 1, 1, channels))
         light = np.linspace(70, 170, classes)[:, None, None, None]
         return cls(np.kron(blocks + tint + light, np.ones((1, 2, 2, 1))).astype(np.uint8))

@@ -101,7 +101,17 @@ def test_external_data_is_taken_in(tmp_path):
 
 @pytest.mark.parametrize(
     "location",
-    ["/etc/passwd", "../outside.bin", "a/../../outside.bin", "..", ".", "a\\b", "weights.bin\0", "", "*/_ORT_MEM_ADDR_/*"],
+    [
+        "/etc/passwd",
+        "../outside.bin",
+        "a/../../outside.bin",
+        "..",
+        ".",
+        "a\\b",
+        "weights.bin\0",
+        "",
+        "*/_ORT_MEM_ADDR_/*",
+    ],
 )
 def test_external_data_elsewhere(location, tmp_path):
     (tmp_path / "outside.bin").write_bytes(b"secret" * 4000)
@@ -208,7 +218,15 @@ def hidden(place: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     "place",
-    ["sparse initializer", "sparse attribute", "attribute", "attribute list", "subgraph", "function", "training"],
+    [
+        "sparse initializer",
+        "sparse attribute",
+        "attribute",
+        "attribute list",
+        "subgraph",
+        "function",
+        "training",
+    ],
 )
 def test_external_data_in_hiding(place, tmp_path):
     model = hidden(place)

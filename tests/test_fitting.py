@@ -65,7 +65,12 @@ def test_finds_it_without_labels(tmp_path):
     images, _ = PATTERNS.images(300)
     found = fitted(classifier(PATTERNS, "8x8x3-stretch-BGR-NCHW-symmetric"), tmp_path, images, None)
     assert found.preprocess.recipe == "8x8x3-stretch-BGR-NCHW-symmetric"
-    assert (found.how, found.accuracy, found.class_order, found.class_basis) == ("consistency", None, None, "none")
+    assert (found.how, found.accuracy, found.class_order, found.class_basis) == (
+        "consistency",
+        None,
+        None,
+        "none",
+    )
 
 
 def test_few_labels_are_left_aside(tmp_path):
@@ -107,9 +112,17 @@ def test_some_of_the_models_classes(tmp_path):
     wanted = {7: 0, 2: 1, 10: 2}
     part = [(image, wanted[label]) for image, label in zip(images, labels, strict=True) if label in wanted]
     found = fitted(
-        classifier(many, RECIPE), tmp_path, [i for i, _ in part], [label for _, label in part], ("x", "y", "z")
+        classifier(many, RECIPE),
+        tmp_path,
+        [i for i, _ in part],
+        [label for _, label in part],
+        ("x", "y", "z"),
     )
-    assert (found.class_basis, found.class_order, found.preprocess.recipe) == ("assignment", (7, 2, 10), RECIPE)
+    assert (found.class_basis, found.class_order, found.preprocess.recipe) == (
+        "assignment",
+        (7, 2, 10),
+        RECIPE,
+    )
 
 
 def test_class_order_as_folders_are_sorted():
@@ -159,8 +172,9 @@ def test_unreadable_images_are_left_out(tmp_path):
 def test_override(tmp_path):
     images, labels = PATTERNS.images(120)
     model = classifier(PATTERNS, "8x8x3-stretch-BGR-NCHW-unit")
-    scale = fitted(model, tmp_path, images, labels, override="symmetric").preprocess
-    assert (scale.scale.name, scale.order) == ("symmetric", "BGR")
+    scale = fitted(model, tmp_path, images, labels, override="unit")
+    assert scale.preprocess.recipe == "8x8x3-stretch-BGR-NCHW-unit"
+    assert len(scale.table) == 2
     whole = fitted(model, tmp_path, images, labels, override="8x8x3-crop-RGB-NCHW-raw")
     assert whole.preprocess.recipe == "8x8x3-crop-RGB-NCHW-raw"
     assert len(whole.table) == 1
@@ -183,11 +197,22 @@ def test_photographs_of_another_size(tmp_path):
     tall = [np.kron(picture, np.ones((4, 2, 1))).astype(np.uint8) for picture in PATTERNS.pictures]
     labels = rng.integers(0, 5, 200).tolist()
     images = [
-        png(np.clip(tall[label] + rng.normal(0, 30, tall[0].shape), 0, 255).astype(np.uint8)) for label in labels
+        png(np.clip(tall[label] + rng.normal(0, 30, tall[0].shape), 0, 255).astype(np.uint8))
+        for label in labels
     ]
     found = fitted(classifier(PATTERNS, RECIPE), tmp_path, images, labels)
     assert found.preprocess.recipe == RECIPE
     assert {candidate.preprocess.geometry.fit for candidate in found.table} == {"stretch", "crop"}
+
+
+def test_a_handful_of_images(tmp_path):
+    """Little to go by: an answer, and crop among the candidates all the same."""
+    images, labels = PATTERNS.images(24)
+    big = [np.kron(PATTERNS.pictures[label], np.ones((2, 2, 1))).astype(np.uint8) for label in labels]
+    found = fitted(classifier(PATTERNS, RECIPE), tmp_path, [png(one) for one in big], labels)
+    assert {candidate.preprocess.geometry.fit for candidate in found.table} == {"stretch", "crop"}
+    one = fitted(classifier(PATTERNS, RECIPE), tmp_path, images[:1], None)
+    assert not one.sure
 
 
 def test_output_kinds():

@@ -57,10 +57,10 @@ def test_recipe_and_parse_are_inverse(scale, size, fit, order, layout):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "unit", "32x32-stretch-RGB-NCHW-unit", "32x32x4-stretch-RGB-NCHW-unit", "0x32x3-stretch-RGB-NCHW-unit",
-        "32x32x3-squash-RGB-NCHW-unit", "32x32x3-stretch-GBR-NCHW-unit", "32x32x3-stretch-RGB-CHWN-unit",
-        "32x32x3-stretch-RGB-NCHW-none", "32x32x1-stretch-RGB-NCHW-imagenet", "²x32x3-stretch-RGB-NCHW-unit",
-        "99999x32x3-stretch-RGB-NCHW-unit",
+        "", "unit", "32x32-stretch-RGB-NCHW-unit", "32x32x4-stretch-RGB-NCHW-unit",
+        "0x32x3-stretch-RGB-NCHW-unit", "32x32x3-squash-RGB-NCHW-unit", "32x32x3-stretch-GBR-NCHW-unit",
+        "32x32x3-stretch-RGB-CHWN-unit", "32x32x3-stretch-RGB-NCHW-none", "32x32x1-stretch-RGB-NCHW-imagenet",
+        "²x32x3-stretch-RGB-NCHW-unit", "99999x32x3-stretch-RGB-NCHW-unit",
     ],
 )  # fmt: skip
 def test_parse_refuses(text):

@@ -33,7 +33,6 @@ def canonical(model: "ModelProto", extra_outputs: Sequence["ValueInfoProto"] = (
         images = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
         del graph.input[:]
         graph.input.extend(images)
-        copy.ir_version = max(copy.ir_version, MODERN_IR)
     copy.ir_version = max(copy.ir_version, MODERN_IR)
     del copy.training_info[:]
     del copy.metadata_props[:]

@@ -109,9 +109,7 @@ def _imports(model: "ModelProto") -> dict[str, int]:
         imports[domain] = entry.version
     newest = onnx.defs.onnx_opset_version()
     if imports.get("", 1) > newest:
-        refuse(
-            "KDA011", f"the model uses opset {imports['']}; kdaudit reads up to {newest}, export it to that"
-        )
+        refuse("KDA011", f"the model uses opset {imports['']}; kdaudit reads up to {newest}, export it to that")
     return imports
 
 
@@ -154,9 +152,7 @@ def _check_node(node: "NodeProto", imports: Imports, functions: frozenset[tuple[
             f"{where} uses {operator}, an operator unknown in opset {version}; export the model again",
         )
     if schema.deprecated:
-        refuse(
-            "KDA009", f"{where} uses {operator}, which opset {version} no longer has; export the model again"
-        )
+        refuse("KDA009", f"{where} uses {operator}, which opset {version} no longer has; export the model again")
 
 
 def _check_structure(model: "ModelProto") -> None:

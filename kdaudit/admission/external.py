@@ -116,11 +116,7 @@ def _open(folder: Path, location: str, name: str) -> int:
         refuse("KDA005", f"{where} is missing; put the file beside the model")
     except OSError as error:
         link = (folder / location).is_symlink()
-        why = (
-            "is a link; copy the real file beside the model"
-            if link
-            else f"cannot be opened: {error.strerror}"
-        )
+        why = "is a link; copy the real file beside the model" if link else f"cannot be opened: {error.strerror}"
         refuse("KDA005", f"{where} {why}")
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:

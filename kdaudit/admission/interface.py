@@ -47,9 +47,7 @@ def find_interface(model: "ModelProto") -> Interface:
     element = ELEMENT_TYPES.get(value.type.tensor_type.elem_type, "an unknown type")
     if element not in ("float32", "float16", "uint8"):
         refuse("KDA012", f"input {value.name} takes {element}; kdaudit feeds float32, float16 or uint8")
-    input_type: InputType = (
-        "float16" if element == "float16" else "uint8" if element == "uint8" else "float32"
-    )
+    input_type: InputType = "float16" if element == "float16" else "uint8" if element == "uint8" else "float32"
     image = _image(value.name, shape, graph)
     scores: Scores = find_scores(model)
     metadata = [(entry.key, entry.value) for entry in model.metadata_props]
@@ -83,9 +81,7 @@ def _image_value(graph: "GraphProto") -> "ValueInfoProto":
         refuse("KDA012", "the model has no input beside its weights; nothing can be shown to it")
     if len(inputs) > 1:
         listed = ", ".join(f"{value.name} {describe(shape_of(value))}" for value in inputs[:6])
-        refuse(
-            "KDA012", f"the model takes {len(inputs)} inputs ({listed}); kdaudit audits models of one image"
-        )
+        refuse("KDA012", f"the model takes {len(inputs)} inputs ({listed}); kdaudit audits models of one image")
     if inputs[0].type.WhichOneof("value") != "tensor_type":
         refuse("KDA012", f"input {inputs[0].name} is not a tensor; kdaudit audits models of one image")
     return inputs[0]
@@ -120,9 +116,7 @@ def _square_image(what: str, shape: Shape, trunk: tuple[Layout, int] | None) -> 
         layout = "NCHW"
     else:
         refuse("KDA012", f"{what}; kdaudit audits models of images with 1 or 3 channels")
-    channels, height, width = (
-        (shape[1], shape[2], shape[3]) if layout == "NCHW" else (shape[3], shape[1], shape[2])
-    )
+    channels, height, width = (shape[1], shape[2], shape[3]) if layout == "NCHW" else (shape[3], shape[1], shape[2])
     if channels is None and trunk is not None:
         channels = trunk[1]
     if channels is None:
@@ -167,9 +161,7 @@ def first_convolution(graph: "GraphProto", name: str) -> tuple[Layout, int] | No
     return None
 
 
-def _channels(
-    node: "NodeProto", weights: dict[str, tuple[int, ...]], layout: Layout
-) -> tuple[Layout, int] | None:
+def _channels(node: "NodeProto", weights: dict[str, tuple[int, ...]], layout: Layout) -> tuple[Layout, int] | None:
     """Input channels of a convolution by its weights [out, in / group, ...]."""
     position = _CONVOLUTIONS[node.op_type]
     dims: Sequence[int] = weights.get(node.input[position], ()) if len(node.input) > position else ()

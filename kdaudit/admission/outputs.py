@@ -87,9 +87,7 @@ def _is_label(value: "ValueInfoProto") -> bool:
     """Whether an output is the index or the name of the best class."""
     element = ELEMENT_TYPES.get(value.type.tensor_type.elem_type)
     shape = shape_of(value)
-    return element in ("int64", "int32", "string") and (
-        len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
-    )
+    return element in ("int64", "int32", "string") and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1))
 
 
 def _is_scores(shape: Shape) -> bool:
@@ -153,27 +151,18 @@ def _zipmap(
     kind = _kind(source, makers)
     value = present or helper.make_tensor_value_info(source, TensorProto.FLOAT, [None, len(names)])
     extra = () if present is not None else (value,)
-    return Scores(
-        source, (None, len(names)), "float32", len(names), kind, names, label, output, extra_outputs=extra
-    )
+    return Scores(source, (None, len(names)), "float32", len(names), kind, names, label, output, extra_outputs=extra)
 
 
 def _refuse_outputs(graph: "GraphProto", values: dict[str, "ValueInfoProto"]) -> None:
     """Say why none of the outputs is a class output."""
     shapes = {
-        output.name: _merge(shape_of(output), shape_of(values.get(output.name, output)))
-        for output in graph.output
+        output.name: _merge(shape_of(output), shape_of(values.get(output.name, output))) for output in graph.output
     }
     listed = ", ".join(f"{name} {describe(shape)}" for name, shape in list(shapes.items())[:6])
-    image = [
-        name
-        for name, shape in shapes.items()
-        if len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
-    ]
+    image = [name for name, shape in shapes.items() if len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))]
     if image:
-        refuse(
-            "KDA015", f"not a classifier: output {listed} is an image; give a model with one score per class"
-        )
+        refuse("KDA015", f"not a classifier: output {listed} is an image; give a model with one score per class")
     refuse(
         "KDA013",
         f"not a classifier: no output holds one score per class as [N,K] (outputs: {listed}); "

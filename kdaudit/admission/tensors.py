@@ -28,9 +28,7 @@ def elements(tensor: "TensorProto") -> int:
     """
     count: int = prod(tensor.dims)
     if any(size < 0 for size in tensor.dims) or count > MAX_ELEMENTS:
-        refuse(
-            "KDA007", f"tensor {tensor.name or '(unnamed)'} has an impossible shape {list(tensor.dims)[:8]}"
-        )
+        refuse("KDA007", f"tensor {tensor.name or '(unnamed)'} has an impossible shape {list(tensor.dims)[:8]}")
     return count
 
 
@@ -75,9 +73,7 @@ def check_tensor(tensor: "TensorProto") -> int:
         refuse("KDA007", f"tensor {name} holds its data twice")
     if tensor.data_type == TensorProto.STRING:
         if len(tensor.string_data) != count:
-            refuse(
-                "KDA007", f"tensor {name} holds {len(tensor.string_data)} strings, its shape needs {count:,}"
-            )
+            refuse("KDA007", f"tensor {name} holds {len(tensor.string_data)} strings, its shape needs {count:,}")
         return count
     if tensor.HasField("raw_data"):
         size, expected = len(tensor.raw_data), expected_bytes(tensor)

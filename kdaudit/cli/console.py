@@ -62,8 +62,13 @@ class Bars:
         )
 
         columns = (
-            SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description:<28}"), BarColumn(bar_width=24),
-            MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[pace]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(title, total=total, pace="")

@@ -29,33 +29,55 @@ def _path(**more: Any) -> click.Path:
 model_argument = click.argument("model", type=_path())
 data_argument = click.argument("data", type=_path())
 clean_option = click.option(
-    "--clean", type=_path(), metavar="DIR",
+    "--clean",
+    type=_path(),
+    metavar="DIR",
     help="Clean pool: trusted images, no labels needed. [default: DATA/clean or DATA/unlabeled]",
 )
 run_option = click.option(
-    "-o", "--output", "run", type=_path(), default=Path("kdaudit-run"), show_default=True, metavar="RUN",
+    "-o",
+    "--output",
+    "run",
+    type=_path(),
+    default=Path("kdaudit-run"),
+    show_default=True,
+    metavar="RUN",
     help="Run directory; the same command on it goes on where it stopped.",
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
 format_option = click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What stdout gets."
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What stdout gets.",
 )
 
 machine_options = stack(
     click.option("--seed", type=int, help="Makes a run repeatable.  [default: 0]"),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the control is trained.  [default: auto]"),
     click.option(
-        "--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        help="Where the control is trained.  [default: auto]",
+    ),
+    click.option(
+        "--provider",
+        type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
         help="onnxruntime's execution provider.  [default: auto]",
     ),
     click.option("--require-gpu", is_flag=True, default=None, help="Exit 3 unless everything runs on a GPU."),
     click.option(
-        "--decoder", type=click.Choice(["auto", "pillow", "simplejpeg", "dali"]), help="Image decoder.  [default: auto]"
+        "--decoder",
+        type=click.Choice(["auto", "pillow", "simplejpeg", "dali"]),
+        help="Image decoder.  [default: auto]",
     ),
     click.option("--batch-size", type=int, help="Images per batch of the comparison.  [default: 64]"),
     click.option("--workers", type=int, help="Threads of the comparison.  [default: one per core]"),
     click.option(
-        "--preprocess", metavar="RECIPE", help="Preprocessing, as an earlier run printed it, or a scale's name.  [default: found]"
+        "--preprocess",
+        metavar="RECIPE",
+        help="Preprocessing, as an earlier run printed it, or a scale's name.  [default: found]",
     ),
 )
 control_options = stack(
@@ -66,14 +88,17 @@ control_options = stack(
 )
 judging_options = stack(
     click.option(
-        "--rule", type=click.Choice(["divergence", "score", "argmax"]), help="What flags an image.  [default: divergence]"
+        "--rule",
+        type=click.Choice(["divergence", "score", "argmax"]),
+        help="What flags an image.  [default: divergence]",
     ),
     click.option("--fdr", type=float, help="Innocent share of the flags to stay under.  [default: 0.05]"),
     click.option("--sensitivity", type=float, metavar="RATE", help="Poison rate that must be visible, or exit 3."),
     click.option("--min-fidelity", type=float, help="Agreement with the teacher that a control needs.  [default: 0.6]"),
     click.option("--min-coverage", type=float, help="Share of images that must be read.  [default: 0.99]"),
     click.option(
-        "--fail-on", type=click.Choice(["low", "medium", "high", "critical", "never"]),
+        "--fail-on",
+        type=click.Choice(["low", "medium", "high", "critical", "never"]),
         help="Findings of this severity or above exit 1.  [default: high]",
     ),
 )

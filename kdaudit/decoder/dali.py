@@ -54,9 +54,7 @@ class DaliDecoder:
         DeviceMissing: if the GPU is not there or cannot decode a picture.
     """
 
-    def __init__(
-        self, device_id: int | None = None, threads: int = 1, *, resize_in_dali: bool | None = None
-    ) -> None:
+    def __init__(self, device_id: int | None = None, threads: int = 1, *, resize_in_dali: bool | None = None) -> None:
         ndd = _dynamic()
         self.name = "dali-cpu" if device_id is None else "dali-mixed"
         self._threads = threads
@@ -115,9 +113,7 @@ class DaliDecoder:
         with self._lock, self._context, ndd.EvalMode.sync_cpu:
             # Fancy upsampling is libjpeg's default and brings nvJPEG closer to it. EXIF orientation is
             # applied by default.
-            images = ndd.decoders.image(
-                ndd.as_batch(encoded), device=self._device, jpeg_fancy_upsampling=True
-            )
+            images = ndd.decoders.image(ndd.as_batch(encoded), device=self._device, jpeg_fancy_upsampling=True)
             if self._resize_in_dali:
                 start, end = _regions(jobs, geometry)
                 images = ndd.resize(
@@ -183,9 +179,7 @@ def _portions(jobs: list[_Job]) -> Iterator[list[_Job]]:
         yield portion
 
 
-def _regions(
-    jobs: Sequence[_Job], geometry: Geometry
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+def _regions(jobs: Sequence[_Job], geometry: Geometry) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Give each image's region, in its own pixels, that `plan` resizes to the target.
 
     Sampling that region at the target's size is the same as resizing all and cutting, and needs no

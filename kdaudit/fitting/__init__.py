@@ -107,9 +107,7 @@ def fit(
     return _verdict(trials, _tournament(trials, field), signature, classes)
 
 
-def _check_counts(
-    signature: Signature, labels: Sequence[int | None] | None, classes: tuple[str, ...] | None
-) -> None:
+def _check_counts(signature: Signature, labels: Sequence[int | None] | None, classes: tuple[str, ...] | None) -> None:
     """Every class of the data set must have an output."""
     count = len(classes) if classes is not None else 0
     if labels is not None:
@@ -132,16 +130,13 @@ def _tournament(trials: Trials, start: list[Preprocess]) -> list[Candidate]:
         field.sort(key=lambda p: (-table[p].score, table[p].calibration))
         if not table[field[0]].images:
             raise ModelRefused("KDA021", trials[field[0]].failed)
-        if images >= len(trials.pool):
+        if number == len(ROUNDS) - 1 or (number and images >= len(trials.pool)):
             break
-        if number < len(ROUNDS) - 1:
-            field = _survivors(field, table)
+        field = _survivors(field, table)
         if number == 0:
             field += [crop for p in field for crop in with_crop(p, trials.pool) if crop not in table]
     winner = _winner(trials, field, table)
-    rest = sorted(
-        (c for p, c in table.items() if p != winner), key=lambda c: (-c.images, -c.score, c.calibration)
-    )
+    rest = sorted((c for p, c in table.items() if p != winner), key=lambda c: (-c.images, -c.score, c.calibration))
     return [table[winner], *rest]
 
 
@@ -169,9 +164,7 @@ def _winner(trials: Trials, field: list[Preprocess], table: dict[Preprocess, Can
     return min(tied, key=lambda p: (round(table[p].calibration, 2), -table[p].score))
 
 
-def _verdict(
-    trials: Trials, table: list[Candidate], signature: Signature, classes: tuple[str, ...] | None
-) -> Fitted:
+def _verdict(trials: Trials, table: list[Candidate], signature: Signature, classes: tuple[str, ...] | None) -> Fitted:
     """Put the result together and say what is uncertain."""
     best = table[0]
     notes: list[str] = []
@@ -179,9 +172,7 @@ def _verdict(
     differing = [c for c in rivals if trials.same(best.preprocess, c.preprocess) < SAME_ANSWERS]
     if len(rivals) > len(differing):
         alike = len(rivals) - len(differing)
-        notes.append(
-            f"{alike} other candidate{'s give' if alike > 1 else ' gives'} the same answers: harmless"
-        )
+        notes.append(f"{alike} other candidate{'s give' if alike > 1 else ' gives'} the same answers: harmless")
     # A candidate that fell out in an early round is still the runner-up if nobody else is left.
     others = differing or [c for c in table[1:] if 0 < c.images < best.images]
     runner_up = max(others, key=lambda c: c.score, default=None)

@@ -32,9 +32,7 @@ def candidates(signature: Signature, pool: Pool, override: str | None) -> list[P
     if signature.layout == "flat" and signature.channels == 3:
         layouts = ("flatCHW", "flat")
     return [
-        Preprocess(
-            Geometry(height, width, signature.channels), scale, order, layout, signature.input_type, ranks
-        )
+        Preprocess(Geometry(height, width, signature.channels), scale, order, layout, signature.input_type, ranks)
         for (height, width), layout, order, scale in product(_sizes(signature, pool), layouts, orders, names)
     ]
 
@@ -48,9 +46,7 @@ def _sizes(signature: Signature, pool: Pool) -> list[tuple[int, int]]:
     near = [(size, size) for size in SIZES if short / 2 <= size <= 1.5 * short] or [(224, 224)]
     if len(set(known)) == 1 and known[0] not in near and max(known[0]) <= SIZES[-1]:
         near.insert(0, known[0])
-    return list(
-        dict.fromkeys((signature.height or height, signature.width or width) for height, width in near)
-    )
+    return list(dict.fromkeys((signature.height or height, signature.width or width) for height, width in near))
 
 
 def _override(recipe: str, signature: Signature, ranks: int) -> Preprocess:
@@ -64,10 +60,7 @@ def _override(recipe: str, signature: Signature, ranks: int) -> Preprocess:
         geometry.channels == signature.channels
         and signature.height in (None, geometry.height)
         and signature.width in (None, geometry.width)
-        and (
-            preprocess.layout == signature.layout
-            or (signature.layout == "flat" and preprocess.layout == "flatCHW")
-        )
+        and (preprocess.layout == signature.layout or (signature.layout == "flat" and preprocess.layout == "flatCHW"))
     )
     if not fits:
         raise UsageError(_choices(recipe, "it does not fit the model's input", signature))

@@ -51,9 +51,7 @@ class Pool:
         self.kept = [i for i, reason in enumerate(reasons) if not reason]
         if not self.kept:
             why = reasons[0] if reasons else "there are none"
-            raise DataError(
-                f"none of {len(reasons)} images can be decoded ({why}); check the data set's location"
-            )
+            raise DataError(f"none of {len(reasons)} images can be decoded ({why}); check the data set's location")
         self._images = [self._images[i] for i in self.kept]
         self._decoded[geometry] = np.ascontiguousarray(pixels[self.kept])
 

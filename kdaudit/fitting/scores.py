@@ -87,7 +87,7 @@ def consistency_error(a: Sequence[Answers], classes: int, b: Sequence[Answers] |
 
 
 def overconfidence(scores: NDArray[np.float32], tops: Sequence[Answers]) -> float:
-    """How far mean confidence exceeds the share of answers that survive a harmless change; 0 if it does not."""
+    """How far mean confidence exceeds the share of answers that survive a harmless change; at least 0."""
     steady = float(np.mean([(tops[0] == other).mean() for other in tops[1:]]))
     return max(0.0, float(beliefs(scores).max(axis=1).mean()) - steady)
 

@@ -79,13 +79,20 @@ def build_document(
         quarantined=manifests.quarantined,
         repair=repair_section(repaired) if repaired else None,
         machine=MachineSection(
-            device=bench.device, teacher_provider=bench.session.provider, student_provider=control.session.provider,
-            decoder=bench.decoder.name, workers=bench.workers, versions=versions(),
+            device=bench.device,
+            teacher_provider=bench.session.provider,
+            student_provider=control.session.provider,
+            decoder=bench.decoder.name,
+            workers=bench.workers,
+            versions=versions(),
         ),
         timings={stage: round(s, 3) for stage, s in seconds.items()},
         recipe=RecipeSection(
-            kdaudit=__version__, data=str(sets.suspect.root), clean=str(sets.clean.root),
-            control=str(given_control) if given_control else None, settings=settings.model_dump(mode="json"),
+            kdaudit=__version__,
+            data=str(sets.suspect.root),
+            clean=str(sets.clean.root),
+            control=str(given_control) if given_control else None,
+            settings=settings.model_dump(mode="json"),
         ),
     )
 
@@ -125,26 +132,42 @@ def repair_section(repaired: Repaired) -> RepairSection:
 def _model(bench: Bench, path: Path) -> ModelSection:
     teacher = bench.teacher
     return ModelSection(
-        path=str(path), digest=teacher.digest, canonical_digest=teacher.canonical_digest, producer=teacher.producer,
-        nodes=teacher.nodes, parameters=teacher.parameters, opsets=dict(teacher.opsets),
+        path=str(path),
+        digest=teacher.digest,
+        canonical_digest=teacher.canonical_digest,
+        producer=teacher.producer,
+        nodes=teacher.nodes,
+        parameters=teacher.parameters,
+        opsets=dict(teacher.opsets),
         signature=asdict(bench.signature),
     )
 
 
 def _set(source: Source, survey: Survey) -> SetSection:
     return SetSection(
-        location=str(source.root), kind=source.kind, records=survey.count, read=survey.read,
-        unreadable=survey.unreadable, skipped=survey.skipped, duplicates=survey.duplicates,
+        location=str(source.root),
+        kind=source.kind,
+        records=survey.count,
+        read=survey.read,
+        unreadable=survey.unreadable,
+        skipped=survey.skipped,
+        duplicates=survey.duplicates,
         classes=list(source.classes) if source.classes else None,
     )
 
 
 def _preprocessing(fitted: Fitted) -> PreprocessSection:
     return PreprocessSection(
-        recipe=fitted.preprocess.recipe, how=fitted.how, sure=fitted.sure, margin=fitted.margin, error=fitted.error,
-        runner_up=fitted.runner_up.recipe if fitted.runner_up else None, accuracy=fitted.accuracy,
+        recipe=fitted.preprocess.recipe,
+        how=fitted.how,
+        sure=fitted.sure,
+        margin=fitted.margin,
+        error=fitted.error,
+        runner_up=fitted.runner_up.recipe if fitted.runner_up else None,
+        accuracy=fitted.accuracy,
         class_order=list(fitted.class_order) if fitted.class_order is not None else None,
-        class_basis=fitted.class_basis, note=fitted.note,
+        class_basis=fitted.class_basis,
+        note=fitted.note,
     )
 
 
@@ -173,7 +196,11 @@ def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Bench, setti
     order = bench.fitted.class_order if bench.fitted else None
     if names is None and order is not None and sets.suspect is not None and sets.suspect.classes:
         # The model carries no names of its own: the data set's serve, at the outputs where they were found.
-        by_output = {output: sets.suspect.classes[label] for label, output in enumerate(order) if label < len(sets.suspect.classes)}
+        by_output = {
+            output: sets.suspect.classes[label]
+            for label, output in enumerate(order)
+            if label < len(sets.suspect.classes)
+        }
     else:
         by_output = dict(enumerate(names or ()))
     return JudgementSection(
@@ -188,7 +215,9 @@ def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Bench, setti
         excess=evidence.excess,
         by_answer=[
             GatheringRow(
-                answer=g.answer, name=by_output.get(g.answer), flagged=rate_of(g.flagged, g.images),
+                answer=g.answer,
+                name=by_output.get(g.answer),
+                flagged=rate_of(g.flagged, g.images),
                 share_of_flags=g.share_of_flags,
             )
             for g in evidence.gatherings
@@ -222,12 +251,12 @@ def _statement(verdict: Verdict, settings: Settings) -> str:
     if settings.rule == "argmax":
         return "the argmax rule states no error rate: innocent images are flagged as often as clean ones disagree"
     text = (
-        f"of the flagged images at most {settings.fdr:.0%} are expected to be innocent; {evidence.calibration:,} calibration "
-        f"images show poison rates from {evidence.visible_rate:.2%} on by counting"
+        f"of the flagged images at most {settings.fdr:.0%} are expected to be innocent; {evidence.calibration:,} "
+        f"calibration images show poison rates from {evidence.visible_rate:.2%} on by counting"
     )
     if evidence.extrapolated:
         text += (
-            f"; the p-values of {evidence.extrapolated:,} flags lie beyond that and come from a generalised-Pareto tail "
-            "fitted on the suspect images of other answers (extrapolated)"
+            f"; the p-values of {evidence.extrapolated:,} flags lie beyond that and come from a generalised-Pareto "
+            "tail fitted on the suspect images of other answers (extrapolated)"
         )
     return text

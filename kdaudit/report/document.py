@@ -1,6 +1,6 @@
 """The report document: the source of every rendering, versioned and validated.
 
-Sections are frozen pydantic models; the JSON of a `Document` is the run's report.json. Rates carry exact 95 % intervals.
+Sections are frozen pydantic models; a `Document` as JSON is the run's report.json. Rates carry exact 95 % intervals.
 """
 
 from datetime import UTC, datetime
@@ -174,7 +174,7 @@ class RecipeSection(Section):
 class Document(Section):
     """The whole report."""
 
-    schema_name: Literal["kdaudit-report"] = Field("kdaudit-report", alias="schema")
+    kind: Literal["kdaudit-report"] = "kdaudit-report"
     version: int = VERSION
     status: Literal["finished"] = "finished"
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -195,8 +195,3 @@ class Document(Section):
     machine: MachineSection
     timings: dict[str, float]
     recipe: RecipeSection
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), serialize_by_alias=True, validate_by_name=True,
-        validate_by_alias=True,
-    )

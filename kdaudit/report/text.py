@@ -39,7 +39,10 @@ def render(document: Document, run: Path) -> str:
 
 def repair_lines(repair: RepairSection) -> list[str]:
     """The repair, before and after."""
-    lines = [f"repaired  {printable(repair.file)}: " + ("" if repair.tuned else "the distilled control (no labels to tune on)")]
+    lines = [
+        f"repaired  {printable(repair.file)}: "
+        + ("" if repair.tuned else "the distilled control (no labels to tune on)")
+    ]
     if repair.accuracy and repair.accuracy_before:
         lines[0] += f"tuned on {repair.images:,} kept images, {repair.steps:,} steps"
         lines += [

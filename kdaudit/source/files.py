@@ -12,9 +12,7 @@ from kdaudit.source.parts import EMPTY, MAX_IMAGE_BYTES, TOO_LARGE, Unreadable
 
 _SPECIAL = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 # NONBLOCK: a file swapped for a FIFO after the look at it must not hang the audit.
-_FLAGS = (
-    os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-)
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def walk(root: Path, exclude: Iterable[str]) -> Iterator[str]:

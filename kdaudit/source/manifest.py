@@ -59,9 +59,7 @@ class ManifestSource:
             if row.label:
                 labels.add(row.label)
             if len(labels) > MAX_CLASSES:
-                raise DataError(
-                    f"{root} has over {MAX_CLASSES} different labels: is `label` really the class?"
-                )
+                raise DataError(f"{root} has over {MAX_CLASSES} different labels: is `label` really the class?")
         self._repeated.close()
         if not count:
             raise DataError(f"{root} names no images: give a manifest with a `path` in every row.")
@@ -118,9 +116,7 @@ class ManifestSource:
         lines = _lines(file)
         delimiter, columns = _columns(next(lines, ""))
         if "path" not in columns:
-            raise DataError(
-                f"{self.root} has no `path` column: the first line must name the columns, path and label."
-            )
+            raise DataError(f"{self.root} has no `path` column: the first line must name the columns, path and label.")
         path_column = columns.index("path")
         label_column = columns.index("label") if "label" in columns else len(columns)
         reader = csv.reader(lines, delimiter=delimiter)

@@ -15,7 +15,7 @@ EMPTY = "empty file"
 TOO_LARGE = f"larger than {MAX_IMAGE_BYTES >> 20} MiB"
 
 
-class Unreadable(Exception):  # noqa: N818 - carries an outcome, not a fault of the program
+class Unreadable(Exception):
     """Why a file gives no bytes, and whether it was tried at all."""
 
     def __init__(self, status: Status, reason: str) -> None:

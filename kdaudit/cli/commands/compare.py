@@ -21,7 +21,14 @@ from kdaudit.cli.outcome import show_and_exit
 @options.format_option
 @options.quiet_option
 def compare(
-    teacher: Path, student: Path, data: Path, clean: Path | None, run: Path, form: str, quiet: bool, **given: Any
+    teacher: Path,
+    student: Path,
+    data: Path,
+    clean: Path | None,
+    run: Path,
+    form: str,
+    quiet: bool,
+    **given: Any,
 ) -> None:
     """Scan DATA with an existing control: STUDENT, as `kdaudit distill` wrote it for TEACHER.
 

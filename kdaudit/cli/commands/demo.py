@@ -11,7 +11,12 @@ from kdaudit.cli.outcome import show_and_exit
 
 @click.command()
 @click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path), default=Path("kdaudit-demo"), show_default=True,
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("kdaudit-demo"),
+    show_default=True,
     help="Folder for the delivery and the run.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the poisoning, the model and the audit.")

@@ -12,7 +12,11 @@ from kdaudit.cli import options
 @options.model_argument
 @click.argument("clean", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("student.onnx"), show_default=True,
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("student.onnx"),
+    show_default=True,
     help="Where the control goes.",
 )
 @options.control_options

@@ -19,9 +19,14 @@ def inspect(model: Path, form: str) -> None:
     teacher = admit(model)
     if form == "json":
         facts = {
-            "model": str(model), "digest": teacher.digest, "canonical_digest": teacher.canonical_digest,
-            "producer": teacher.producer, "opsets": dict(teacher.opsets), "nodes": teacher.nodes,
-            "parameters": teacher.parameters, "signature": asdict(teacher.signature),
+            "model": str(model),
+            "digest": teacher.digest,
+            "canonical_digest": teacher.canonical_digest,
+            "producer": teacher.producer,
+            "opsets": dict(teacher.opsets),
+            "nodes": teacher.nodes,
+            "parameters": teacher.parameters,
+            "signature": asdict(teacher.signature),
             "findings": [asdict(f) for f in teacher.findings],
         }
         click.echo(json.dumps(facts, indent=2))
@@ -32,7 +37,8 @@ def inspect(model: Path, form: str) -> None:
     size = f"{s.height or '?'}x{s.width or '?'}x{s.channels}"
     click.echo(f"{printable(str(model))}: admitted (its graph only; nothing was run)")
     click.echo(f"  sha256    {teacher.digest}")
-    click.echo(f"  made by   {printable(teacher.producer) or 'unknown'}; {teacher.nodes} nodes, {teacher.parameters:,} parameters")
+    extent = f"{teacher.nodes} nodes, {teacher.parameters:,} parameters"
+    click.echo(f"  made by   {printable(teacher.producer) or 'unknown'}; {extent}")
     click.echo(f"  input     {printable(s.input_name)}: {s.input_type} {s.layout} {size}, batch {s.batch or 'free'}")
     click.echo(f"  output    {printable(s.output_name)}: {s.classes} classes")
     for finding in teacher.findings:

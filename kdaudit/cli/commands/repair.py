@@ -11,7 +11,11 @@ from kdaudit.cli import options
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("clean.onnx"), show_default=True,
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("clean.onnx"),
+    show_default=True,
     help="Where the repaired model goes.",
 )
 @click.option("--repair-epochs", type=float, help="Passes over the kept images.  [default: 6]")
