@@ -5,6 +5,7 @@ Ground truth (which images were poisoned) lives here and never in the package. D
 (default `~/.cache/kdaudit-lab`), keyed by recipe, so that every stage resumes.
 """
 
+import datetime
 import io
 import os
 import platform
@@ -191,6 +192,11 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     libraries = f"Python {platform.python_version()}, torch {torch.__version__}, onnxruntime {ort.__version__}"
     return f"{cpu}, {cores} cores (shared); {libraries}"
+
+
+def today() -> str:
+    """The date for a results file, UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def rate(hits: int, n: int) -> str:

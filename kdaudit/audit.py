@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdaudit import bench as benches
-from kdaudit import steps
+from kdaudit import control as controls
+from kdaudit import judgement
+from kdaudit import repair as repairs
 from kdaudit.admission import admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
@@ -56,19 +58,19 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         sets = benches.survey_both(places, clock)
         fitted = benches.fit_preprocessing(bench, sets, settings, clock)
         bench = bench.with_fitted(fitted)
-        pool = steps.read_clean(bench, sets, settings, run, clock)
+        pool = controls.read_clean(bench, sets, settings, run, clock)
         if request.control:
-            control = steps.take_control(request.control, bench, pool, settings)
+            control = controls.take_control(request.control, bench, pool, settings)
         else:
-            control = steps.make_control(bench, pool, settings, run, clock)
-        subjects = steps.subjects(bench, control, pool, settings)
-        calibration = steps.compare_clean(subjects, control, pool, bench, settings, clock)
-        rows = steps.compare_suspect(subjects, control, sets, bench, settings, run, clock)
-        judged = steps.judge_rows(rows, calibration, teacher, control, settings, bench, clock)
-        manifests = steps.write_samples(rows, judged, sets, settings, run)
+            control = controls.make_control(bench, pool, settings, run, clock)
+        subjects = judgement.subjects(bench, control, pool, settings)
+        calibration = judgement.compare_clean(subjects, control, pool, bench, settings, run, clock)
+        rows = judgement.compare_suspect(subjects, control, sets, bench, settings, run, clock)
+        judged = judgement.judge_rows(rows, calibration, control, settings, bench, clock)
+        manifests = judgement.write_samples(rows, judged, sets, settings, run)
         repaired = None
         if settings.repair and control.distilled is not None:
-            repaired = steps.repair(control, judged, sets, bench, settings, run, clock)
+            repaired = repairs.repair(control, judged, sets, bench, settings, run, clock)
         document = build_document(
             bench,
             sets,
@@ -97,8 +99,8 @@ def distil_alone(model: Path, clean: Path, output: Path, settings: Settings, wat
     bench = benches.set_up(teacher, settings)
     sets = benches.survey_both(places, clock)
     bench = bench.with_fitted(benches.fit_preprocessing(bench, sets, settings, clock))
-    pool = steps.read_clean(bench, sets, settings, None, clock)
-    control = steps.make_control(bench, pool, settings, None, clock, output)
+    pool = controls.read_clean(bench, sets, settings, None, clock)
+    control = controls.make_control(bench, pool, settings, None, clock, output)
     assert control.distilled is not None
     return control.distilled
 
@@ -130,10 +132,10 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         bench = benches.set_up(teacher, merged)
         sets = benches.survey_both(benches.locate(Path(recipe.data), Path(recipe.clean)), clock)
         bench = bench.with_fitted(benches.fit_preprocessing(bench, sets, merged, clock))
-        pool = steps.read_clean(bench, sets, merged, run, clock)
-        control = steps.make_control(bench, pool, merged, run, clock)
-        judged = steps.read_judged(run)
-        repaired = steps.repair(control, judged, sets, bench, merged, run, clock, output)
+        pool = controls.read_clean(bench, sets, merged, run, clock)
+        control = controls.make_control(bench, pool, merged, run, clock)
+        judged = judgement.read_judged(run)
+        repaired = repairs.repair(control, judged, sets, bench, merged, run, clock, output)
         return repair_section(repaired)
     finally:
         run.close()

@@ -113,6 +113,8 @@ def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
     """
     from scipy.optimize import minimize
 
+    if len(scores) == 0:  # a set with one answer only has no other groups to fit a tail on
+        return None
     low = float(np.quantile(scores, TAIL_FROM)) if start is None else start
     high = float(np.quantile(scores, TAIL_TO))
     above = np.sort(scores[scores > low]) - low

@@ -27,6 +27,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def joint_digest(*parts: str) -> str:
+    """SHA-256 of several texts together, as 64 hexadecimal digits: names what a stored result was made from."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside `path` for writing, and rename it to `path` when the block ends well.

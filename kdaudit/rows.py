@@ -98,10 +98,7 @@ class RowStore:
                 writer.close()
 
     def _write(self) -> None:
-        import pyarrow.parquet as pq
-
-        with replacing(self.directory / f"part-{self._number:06d}.parquet") as file:
-            pq.write_table(to_table(concatenate(self._pending)), file, compression="zstd")
+        write_table(concatenate(self._pending), self.directory / f"part-{self._number:06d}.parquet")
         self._number += 1
         self.count += self._pending_rows
         self._pending, self._pending_rows = [], 0
@@ -114,6 +111,14 @@ class RowStore:
         import pyarrow.parquet as pq
 
         return int(pq.read_metadata(part).num_rows)
+
+
+def write_table(comparison: Comparison, path: Path) -> None:
+    """A comparison as one Parquet file, in one step."""
+    import pyarrow.parquet as pq
+
+    with replacing(path) as file:
+        pq.write_table(to_table(comparison), file, compression="zstd")
 
 
 def to_table(comparison: Comparison) -> "pa.Table":

@@ -18,17 +18,28 @@ def watch(*, quiet: bool) -> Watch:
     return Lines()
 
 
+REPORT_EVERY = 30.0
+"""Seconds between lines of a stage that lasts, where there is no terminal to draw a bar on."""
+
+
 class Lines:
-    """One line when a stage ends: for logs and CI."""
+    """One line when a stage ends, and one every half minute while it lasts: for logs and CI."""
 
     @contextmanager
-    def stage(self, title: str, total: int | None, unit: str = "images") -> Iterator[Advance]:  # noqa: ARG002
-        """Print the stage with its count, time and rate once it is done."""
-        began, done = time.monotonic(), 0
+    def stage(self, title: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
+        """Print the stage with its count, time and rate."""
+        began = told = time.monotonic()
+        done = 0
 
         def advance(count: int) -> None:
-            nonlocal done
+            nonlocal done, told
             done += count
+            now = time.monotonic()
+            if now - told >= REPORT_EVERY:
+                told = now
+                pace = done / (now - began)
+                left = f" of {total:,}, about {max(0, total - done) / max(pace, 1e-9):.0f} s left" if total else ""
+                self.say(f"{title}: {done:,}{left} ({pace:,.0f} {unit}/s)")
 
         yield advance
         seconds = time.monotonic() - began

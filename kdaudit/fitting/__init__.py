@@ -27,6 +27,11 @@ __all__ = ["Candidate", "Fitted", "fit"]
 ROUNDS = (32, 100, 400)
 """Images after each round; all candidates enter the first, the best few the last."""
 
+LARGE_ROUNDS = (24, 64, 160)
+"""The same for inputs of more than `LARGE` pixels: such models take long, and more so without labels."""
+
+LARGE = 96 * 96
+
 FINALISTS = 5
 SURVIVORS = 8
 SAME_ANSWERS = 0.97
@@ -122,15 +127,16 @@ def _check_counts(signature: Signature, labels: Sequence[int | None] | None, cla
 def _tournament(trials: Trials, start: list[Preprocess]) -> list[Candidate]:
     """Score all on a few images, the better ones on more; returns the table, the best first."""
     field = list(start)
+    rounds = LARGE_ROUNDS if field[0].geometry.height * field[0].geometry.width > LARGE else ROUNDS
     table: dict[Preprocess, Candidate] = {}
-    for number, images in enumerate(ROUNDS):
+    for number, images in enumerate(rounds):
         for preprocess in field:
             trials.run(preprocess, min(images, len(trials.pool)))
             table[preprocess] = trials.candidate(preprocess)
         field.sort(key=lambda p: (-table[p].score, table[p].calibration))
         if not table[field[0]].images:
             raise ModelRefused("KDA021", trials[field[0]].failed)
-        if number == len(ROUNDS) - 1 or (number and images >= len(trials.pool)):
+        if number == len(rounds) - 1 or (number and images >= len(trials.pool)):
             break
         field = _survivors(field, table)
         if number == 0:
@@ -187,6 +193,9 @@ def _verdict(trials: Trials, table: list[Candidate], signature: Signature, class
                 f"{runner_up.recipe} scores alike within the error and changes {share:.0%} of the answers; "
                 "give --preprocess if you know which it is"
             )
+    if trials.truth is not None:  # the class order is worth all the images there are
+        trials.run(best.preprocess, len(trials.pool))
+        best = trials.candidate(best.preprocess)
     order, basis = _class_order(trials, best, signature, classes, notes)
     if best.accuracy is not None and best.accuracy - SIGNIFICANCE * best.error <= 1 / signature.classes:
         sure = False
@@ -204,7 +213,7 @@ def _verdict(trials: Trials, table: list[Candidate], signature: Signature, class
         error=error,
         sure=sure,
         note="; ".join(notes),
-        table=tuple(table),
+        table=(best, *table[1:]),
     )
 
 

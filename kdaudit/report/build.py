@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 
 from kdaudit.bench import Bench, Sets
 from kdaudit.calibration import interval
+from kdaudit.control import Control
 from kdaudit.errors import Exit
 from kdaudit.fitting import Fitted
+from kdaudit.judgement import Judged
 from kdaudit.machine import versions
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests
+from kdaudit.repair import Repaired
 from kdaudit.report.document import (
     ControlSection,
     CoverageSection,
@@ -32,7 +35,6 @@ from kdaudit.report.document import (
 from kdaudit.sample import Source
 from kdaudit.settings import Settings
 from kdaudit.source import Survey
-from kdaudit.steps import Control, Judged, Repaired
 from kdaudit.verdict import SEVERITIES, Verdict
 from kdaudit.version import __version__
 

@@ -1,0 +1,177 @@
+"""The control in the audit: made from the clean pool or taken up from an earlier run, and opened for comparing.
+
+Stages 2, 4 and 5 with their files: what `audit` calls between the survey and the comparison.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kdaudit.admission import admit
+from kdaudit.bench import Bench, Sets
+from kdaudit.clock import Clock
+from kdaudit.digest import joint_digest
+from kdaudit.distillation import DistillationPlan, Distilled, distil
+from kdaudit.errors import Inconclusive, UsageError
+from kdaudit.export import export_student, read_metadata
+from kdaudit.machine import cores
+from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
+from kdaudit.rundir import RunDirectory
+from kdaudit.session import Session, open_session
+from kdaudit.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """A control, ready to be compared with the teacher.
+
+    Attributes:
+        session: in onnxruntime, with the teacher's input.
+        digest: SHA-256 of its ONNX file.
+        agreed: held-out clean images on which it gives the teacher's answer.
+        validated: number of these.
+        parity: largest difference between torch and onnxruntime; None for a control that was given.
+        parts: what of the pool it was distilled on, and what is left to calibrate on.
+        distilled: how it was made; None for a control that was given.
+    """
+
+    session: Session
+    digest: str
+    agreed: int
+    validated: int
+    parity: float | None
+    parts: Split
+    distilled: Distilled | None
+
+    @property
+    def fidelity(self) -> float:
+        """Share of held-out clean images on which it gives the teacher's answer."""
+        return self.agreed / self.validated
+
+
+def read_clean(bench: Bench, sets: Sets, settings: Settings, run: RunDirectory | None, clock: Clock) -> Pool:
+    """Decode the clean pool, without what the suspect set holds too.
+
+    Raises:
+        Inconclusive: too few clean images are left.
+    """
+    total = min(sets.clean_survey.read, settings.max_clean)
+    if run is not None:
+        run.mark("read the clean pool")
+    with clock.stage("read the clean pool", total) as advance:
+        pool = read_pool(
+            sets.clean,
+            sets.suspect_survey,
+            bench.decoder,
+            bench.preprocess.geometry,
+            limit=settings.max_clean,
+            seed=settings.seed,
+            cache=run.state / "clean.npy" if run else None,
+            on_image=advance,
+        )
+    if pool.shared:
+        clock.say(f"{pool.shared:,} clean images are in the suspect set too and were left out of the clean pool")
+    if len(pool) < MIN_POOL:
+        raise Inconclusive(
+            f"the clean pool {sets.clean.root} has {len(pool)} usable images ({pool.shared} more are in the suspect "
+            f"set, {pool.unreadable} unreadable); at least {MIN_POOL} are needed, and 1,000 serve most audits"
+        )
+    return pool
+
+
+def make_control(
+    bench: Bench,
+    pool: Pool,
+    settings: Settings,
+    run: RunDirectory | None,
+    clock: Clock,
+    output: Path | None = None,
+) -> Control:
+    """Distil a control and export it."""
+    parts = split(pool, settings.seed)
+    plan = DistillationPlan(
+        temperature=settings.temperature,
+        steps=settings.steps,
+        seed=settings.seed,
+        device=bench.device,
+        budget_s=settings.budget * 60 if settings.budget else None,
+    )
+    validation = pool.pixels[parts.validation]
+    # The network's weights follow from these; with the plan they make a checkpoint one of this run or of another.
+    identity = joint_digest(bench.teacher.canonical_digest, bench.preprocess.recipe, *pool.ids)
+    if run is not None:
+        run.mark("distil the control")
+    with clock.stage("distil the control", None, "steps") as advance:
+        done = 0
+
+        def on_epoch(step: int, _steps: int, _loss: float) -> None:
+            nonlocal done
+            advance(step - done)
+            done = step
+
+        distilled = distil(
+            bench.session,
+            bench.preprocess,
+            pool.pixels[parts.distillation],
+            validation,
+            plan,
+            threads=training_threads(bench),
+            checkpoint=run.state / "distillation.pt" if run else None,
+            identity=identity,
+            on_epoch=on_epoch,
+        )
+    clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
+    assert run is not None or output is not None
+    path = output or run.file("student.onnx")  # type: ignore[union-attr]
+    metadata = {
+        "kdaudit.teacher": bench.teacher.canonical_digest,
+        "kdaudit.seed": str(settings.seed),
+        "kdaudit.preprocess": bench.preprocess.recipe,
+        "kdaudit.agreed": str(distilled.agreed),
+        "kdaudit.validated": str(distilled.validated),
+    }
+    with clock.stage("export the control"):
+        parity = export_student(
+            distilled.network, bench.preprocess, bench.signature, validation[:64], path, metadata=metadata
+        )
+    session, digest = _open_control(path, bench, settings)
+    return Control(session, digest, distilled.agreed, distilled.validated, parity, parts, distilled)
+
+
+def take_control(path: Path, bench: Bench, pool: Pool, settings: Settings) -> Control:
+    """Take up a control that `kdaudit distill` wrote.
+
+    Raises:
+        UsageError: it is not one, or was made for another teacher or preprocessing.
+    """
+    admit(path)
+    found = read_metadata(path)
+    missing = {"kdaudit.teacher", "kdaudit.seed", "kdaudit.preprocess"} - found.keys()
+    if missing:
+        raise UsageError(
+            f"{path} is not a control of `kdaudit distill`: which clean images it was trained on is not known, so "
+            "nothing can be calibrated"
+        )
+    if found["kdaudit.teacher"] != bench.teacher.canonical_digest:
+        raise UsageError(f"{path} was distilled from another model: distil a control from this one")
+    if found["kdaudit.preprocess"] != bench.preprocess.recipe:
+        raise UsageError(
+            f"{path} was distilled with preprocessing {found['kdaudit.preprocess']}, and {bench.preprocess.recipe} was "
+            f"found now: give --preprocess {found['kdaudit.preprocess']}"
+        )
+    session, digest = _open_control(path, bench, settings)
+    parts = split(pool, int(found["kdaudit.seed"]))
+    agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])
+    return Control(session, digest, agreed, validated, None, parts, None)
+
+
+def training_threads(bench: Bench) -> int:
+    """Threads for torch: the thread that draws the batches needs a core of its own, or both crowds crawl."""
+    return cores() if bench.device != "cpu" else max(1, cores() - 1)
+
+
+def _open_control(path: Path, bench: Bench, settings: Settings) -> tuple[Session, str]:
+    """The control under the teacher's signature: it gives logits, in a free batch."""
+    data = path.read_bytes()
+    signature = replace(bench.signature, batch=None, label_output=None, map_output=None)
+    return open_session(data, signature, provider=settings.provider), hashlib.sha256(data).hexdigest()

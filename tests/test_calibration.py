@@ -1,0 +1,358 @@
+"""p-values, flags and tails: against brute force, against scipy, and by simulation with fixed seeds."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.stats import binomtest, genpareto
+
+from kdaudit import calibration as room
+from kdaudit.calibration import (
+    Clean,
+    benjamini_hochberg,
+    bounded,
+    calibration_needed,
+    conformal_p_values,
+    fit_tail,
+    grouped_flags,
+    interval,
+    simes,
+    smallest_visible_rate,
+    tail_p_values,
+    unbounded,
+)
+
+few_values = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, np.inf])  # ties are what a count gets wrong
+scores = hnp.arrays(np.float64, st.integers(0, 12), elements=few_values)
+p_columns = hnp.arrays(np.float64, st.integers(1, 15), elements=st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.03, 0.2, 1.0]))
+levels = st.sampled_from([0.01, 0.05, 0.2, 0.5])
+
+
+def naive_step_up(p: np.ndarray, alpha: float) -> np.ndarray:
+    """Benjamini-Hochberg, word by word."""
+    m = len(p)
+    by_size = sorted(range(m), key=lambda i: p[i])
+    last = max((rank for rank in range(1, m + 1) if p[by_size[rank - 1]] <= alpha * rank / m), default=0)
+    flags = np.zeros(m, bool)
+    flags[by_size[:last]] = True
+    return flags
+
+
+# -- conformal p-values
+
+
+@given(scores, scores)
+def test_conformal_p_values_are_the_brute_force_count(suspect, clean):
+    expected = [(1 + sum(c >= s for c in clean)) / (len(clean) + 1) for s in suspect]
+    assert conformal_p_values(suspect, clean).tolist() == pytest.approx(expected)
+
+
+@given(scores, scores)
+def test_conformal_p_values_lie_in_their_range_and_fall_as_scores_rise(suspect, clean):
+    p = conformal_p_values(np.sort(suspect), clean)
+    assert ((p >= 1 / (len(clean) + 1)) & (p <= 1)).all()
+    assert (p[1:] <= p[:-1]).all()
+
+
+def test_an_image_that_was_not_read_gets_p_one():
+    clean = np.arange(9.0)
+    assert conformal_p_values(np.array([np.nan, 100.0, np.inf]), clean).tolist() == [1.0, 0.1, 0.1]
+
+
+def test_conformal_p_values_of_exchangeable_scores_are_super_uniform():
+    rng = np.random.default_rng(1)
+    drawn = np.concatenate([conformal_p_values(rng.gamma(2, size=50), rng.gamma(2, size=99)) for _ in range(400)])
+    assert np.ptp(drawn) > 0.9
+    for t in (0.01, 0.05, 0.1, 0.3, 0.5, 0.9):
+        # 400 calibration sets of 99: the share has a standard error of at most 0.003, which is given four times.
+        assert abs((drawn <= t).mean() - t) < 0.012
+
+
+# -- Benjamini-Hochberg, Simes, the two layers
+
+
+@given(p_columns, levels)
+def test_benjamini_hochberg_is_the_naive_step_up(p, alpha):
+    found, expected = benjamini_hochberg(p, alpha), naive_step_up(p, alpha)
+    assert found.tolist() == expected.tolist()
+
+
+@given(p_columns, levels)
+def test_benjamini_hochberg_ignores_the_order(p, alpha):
+    assert benjamini_hochberg(p[::-1], alpha).tolist() == benjamini_hochberg(p, alpha)[::-1].tolist()
+
+
+def test_no_p_values_give_no_flags():
+    assert benjamini_hochberg(np.empty(0), 0.05).tolist() == []
+    assert grouped_flags(np.empty(0), np.empty(0, np.int64), 0.05).tolist() == []
+
+
+def test_the_realised_innocent_share_stays_under_the_nominal_one():
+    rng = np.random.default_rng(2)
+    shares, found = [], []
+    for _ in range(300):
+        clean, innocent, poison = rng.normal(size=1000), rng.normal(size=450), rng.normal(3.5, 1, 50)
+        flags = benjamini_hochberg(conformal_p_values(np.concatenate([innocent, poison]), clean), 0.1)
+        shares.append(flags[:450].sum() / max(1, flags.sum()))
+        found.append(flags[450:].mean())
+    assert np.mean(found) > 0.5  # there was something to be wrong about
+    assert np.mean(shares) < 0.1 + 4 * np.std(shares) / np.sqrt(len(shares))
+    assert np.mean(shares) > 0.03
+
+
+@given(p_columns)
+def test_simes_is_the_smallest_scaled_order_statistic(p):
+    n = len(p)
+    expected = min(1.0, min(n * value / rank for rank, value in enumerate(sorted(p), 1)))
+    assert simes(p) == pytest.approx(expected)
+
+
+def test_simes_of_independent_uniform_p_values_is_uniform():
+    rng = np.random.default_rng(3)
+    found = np.array([simes(rng.random(20)) for _ in range(2000)])
+    for t in (0.05, 0.2, 0.5):
+        assert abs((found <= t).mean() - t) < 0.04
+
+
+@given(p_columns, st.data(), levels)
+def test_grouped_flags_lie_in_selected_groups_only(p, data, alpha):
+    groups = data.draw(hnp.arrays(np.int64, len(p), elements=st.integers(-1, 3)))
+    flags = grouped_flags(p, groups, alpha)
+    names = np.unique(groups)
+    chosen = names[naive_step_up(np.array([simes(p[groups == g]) for g in names]), alpha)]
+    assert set(groups[flags]) == set(chosen)  # and every selected group holds a flag
+    level = alpha * len(chosen) / len(names)
+    for group in chosen:
+        assert flags[groups == group].tolist() == naive_step_up(p[groups == group], level).tolist()
+
+
+def test_one_group_is_plain_benjamini_hochberg():
+    p = np.array([0.001, 0.02, 0.03, 0.5, 0.9])
+    assert grouped_flags(p, np.full(5, 7), 0.1).tolist() == benjamini_hochberg(p, 0.1).tolist()
+
+
+def test_grouped_flags_keep_the_innocent_share_and_spare_other_groups():
+    rng = np.random.default_rng(4)
+    groups = np.repeat(np.arange(10), 100)
+    poison = np.zeros(1000, bool)
+    poison[:60] = True  # all in group 0
+    shares, found, elsewhere = [], [], 0
+    for _ in range(300):
+        p = rng.random(1000)
+        p[poison] = rng.random(60) ** 12
+        flags = grouped_flags(p, groups, 0.1)
+        shares.append(flags[~poison].sum() / max(1, flags.sum()))
+        found.append(flags[poison].mean())
+        elsewhere += flags[groups > 0].sum()
+    assert np.mean(found) > 0.3
+    assert np.mean(shares) < 0.1
+    assert elsewhere < 300 * 0.5
+
+
+# -- power and intervals
+
+
+@pytest.mark.parametrize(("rate", "alpha"), [(0.01, 0.05), (0.002, 0.05), (0.05, 0.1), (0.3, 0.01)])
+def test_calibration_needed_is_the_least_that_lets_the_rate_through(rate, alpha):
+    n = calibration_needed(rate, alpha)
+    assert smallest_visible_rate(n, alpha) <= rate * (1 + 1e-9)
+    assert smallest_visible_rate(n - 1, alpha) > rate
+    m = 100_000
+    k = round(rate * m)
+    p = np.ones(m)
+    p[:k] = 1 / (n + 1)
+    assert benjamini_hochberg(p, alpha * (1 + 1e-9)).sum() == k
+    p[:k] = 1 / n
+    assert not benjamini_hochberg(p, alpha).any()
+
+
+def test_the_visible_rate_is_never_above_one():
+    assert smallest_visible_rate(0, 0.05) == 1.0
+
+
+@given(st.integers(0, 60), st.integers(1, 60), st.sampled_from([0.9, 0.95, 0.999]))
+def test_the_interval_is_scipys_exact_one(hits, n, confidence):
+    assume(hits <= n)
+    expected = binomtest(hits, n).proportion_ci(confidence, "exact")
+    assert interval(hits, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_nothing_out_of_nothing_may_be_anything():
+    assert interval(0, 0) == (0.0, 1.0)
+
+
+# -- tails
+
+
+def pareto_body(shape: float, n: int, seed: int) -> np.ndarray:
+    """A uniform body with a generalised-Pareto tenth on top, starting at 0 with scale 1."""
+    rng = np.random.default_rng(seed)
+    tail = genpareto.rvs(shape, size=n // 10, random_state=rng)
+    return np.concatenate([rng.uniform(-9, 0, n - len(tail)), tail])
+
+
+@pytest.mark.parametrize("shape", [-0.25, 0.0, 0.2])
+def test_a_known_tail_is_recovered(shape):
+    tail = fit_tail(pareto_body(shape, 100_000, 5))
+    assert tail is not None
+    assert tail.fitted_on == pytest.approx(10_000, abs=1)
+    assert tail.start == pytest.approx(0, abs=0.01)
+    assert tail.shape == pytest.approx(shape, abs=0.06)
+    assert tail.scale == pytest.approx(1, abs=0.06)
+    for survival in (0.5, 0.1, 0.01, 0.001):
+        x = genpareto.isf(survival, shape)
+        assert tail.survival(np.array([x]))[0] == pytest.approx(survival, rel=0.05 if survival > 0.05 else 0.8)
+
+
+def test_a_few_scores_give_a_nearly_exponential_tail():
+    tail = fit_tail(pareto_body(0.0, 1200, 6))
+    assert tail is not None
+    assert abs(tail.shape) < 0.2
+
+
+def test_contamination_moves_the_tail_by_its_number_and_not_by_its_distance():
+    innocent = pareto_body(0.0, 40_000, 7)
+    near, far = (np.concatenate([innocent, np.full(200, place)]) for place in (20.0, 1e6))  # 0.5 %
+    before, after = fit_tail(innocent), fit_tail(far)
+    assert before is not None
+    assert after is not None
+    assert fit_tail(near) == after  # how far out it lies says nothing
+    # Half of what lies above the 99 % point is poison then: the tail gets heavier, the p-values more cautious.
+    assert 0 < after.shape - before.shape < 0.25
+    assert genpareto.fit(far[far > 0], floc=0)[0] > 2 * after.shape  # an ordinary fit is ruined
+    little = fit_tail(np.concatenate([innocent, np.full(40, 1e6)]))  # 0.1 %
+    assert little is not None
+    assert abs(little.shape - before.shape) < 0.06
+
+
+def test_survival_is_one_up_to_the_start_and_falls_beyond():
+    tail = fit_tail(pareto_body(0.1, 5000, 8))
+    assert tail is not None
+    x = np.linspace(tail.start - 2, tail.start + 8, 50)
+    survival = tail.survival(x)
+    assert (survival[x <= tail.start] == 1).all()
+    assert (np.diff(survival[x > tail.start]) < 0).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 100, 580])
+def test_too_few_scores_determine_no_tail(n):
+    assert fit_tail(np.random.default_rng(9).normal(size=n)) is None
+
+
+def test_scores_that_are_all_alike_have_no_tail():
+    assert fit_tail(np.zeros(5000)) is None
+
+
+def test_many_exceedances_are_thinned_to_the_same_fit(monkeypatch):
+    data = pareto_body(0.1, 60_000, 10)
+    whole = fit_tail(data)
+    monkeypatch.setattr(room, "MAX_EXCEEDANCES", 1000)
+    thinned = fit_tail(data)
+    assert whole is not None
+    assert thinned is not None
+    assert thinned.fitted_on == whole.fitted_on == 6000
+    assert thinned.shape == pytest.approx(whole.shape, abs=0.1)
+    assert thinned.scale == pytest.approx(whole.scale, abs=0.1)
+
+
+# -- p-values from the suspect images' own bulk
+
+
+def innocents(n: int, seed: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray, Clean]:
+    """Scores, answers, and calibration images of the same law."""
+    rng = np.random.default_rng(seed)
+    clean = Clean(rng.exponential(size=2000), rng.integers(0, classes, 2000))
+    return rng.exponential(size=n), rng.integers(0, classes, n), clean
+
+
+def test_innocents_alone_get_almost_no_flags():
+    flagged, smallest = 0, []
+    for seed in range(20):
+        values, groups, clean = innocents(5000, seed)
+        p = tail_p_values(values, groups, clean, unbounded)
+        flagged += int(grouped_flags(p, groups, 0.05).sum())
+        smallest.append(p.min())
+    assert min(smallest) < 1e-3  # the tail reaches beyond what 2,000 calibration images resolve
+    assert flagged <= 5  # of 100,000
+
+
+def test_tail_p_values_of_innocents_are_about_uniform_in_the_tail():
+    values, groups, clean = innocents(40_000, 11)
+    p = tail_p_values(values, groups, clean, unbounded)
+    for t in (0.05, 0.01, 0.001):
+        assert (p <= t).mean() == pytest.approx(t, rel=0.5)
+        assert (p <= t).mean() <= 1.25 * t
+    assert (p[values < np.quantile(values, 0.85)] == 1).all()
+
+
+def test_poison_gathered_in_one_group_does_not_blunt_that_groups_p_values():
+    values, groups, clean = innocents(20_000, 12)
+    poison = np.zeros(len(values), bool)
+    poison[np.flatnonzero(groups == 3)[:500]] = True
+    without = tail_p_values(values, groups, clean, unbounded)
+    values[poison] = 14 + np.random.default_rng(13).random(500)
+    found = tail_p_values(values, groups, clean, unbounded)
+    assert found[poison].max() < 1e-4
+    assert grouped_flags(found, groups, 0.05)[poison].all()
+    # The group's own innocents are judged by the other groups' tail, which the poison is no part of.
+    mates = (groups == 3) & ~poison & (without < 0.05)
+    assert mates.sum() > 20
+    assert np.allclose(np.log(found[mates]), np.log(without[mates]), atol=0.35)
+
+
+def test_a_group_that_calibration_shows_to_be_hard_is_judged_more_gently():
+    values, groups, clean = innocents(10_000, 14)
+    hard = Clean(np.where(clean.groups == 3, clean.scores + 3, clean.scores), clean.groups)
+    plain, gentle = (tail_p_values(values, groups, c, unbounded) for c in (clean, hard))
+    tail = (groups == 3) & (plain < 1)
+    assert tail.sum() > 20
+    assert (gentle[tail] > 3 * plain[tail]).all()
+
+
+def test_scores_that_are_no_numbers_keep_their_place():
+    values, groups, clean = innocents(3000, 15)
+    plain = tail_p_values(values, groups, clean, unbounded)
+    with_holes = np.insert(values, [0, 1500], [np.inf, np.nan])
+    found = tail_p_values(with_holes, np.insert(groups, [0, 1500], [-1, -1]), clean, unbounded)
+    assert found[0] == 0
+    assert found[1501] == 1
+    assert np.array_equal(np.delete(found, [0, 1501]), plain)
+
+
+def test_too_few_scores_give_p_one():
+    values, groups, clean = innocents(599, 16)
+    values[:20] = 50
+    assert (tail_p_values(values, groups, clean, unbounded) == 1).all()
+
+
+@pytest.mark.parametrize("size", [2, 700])
+def test_where_other_groups_cannot_give_a_tail_p_is_one(size):
+    """A folder of one class: nearly every image gets the same answer, and there are no others to learn from."""
+    values, groups, clean = innocents(3000, 17)
+    groups[:] = 4
+    groups[: size - 2] = 5
+    own = groups == 4
+    assert (tail_p_values(values, groups, clean, unbounded)[own] == 1).all() == (size == 2)
+
+
+# -- transforms
+
+
+def test_bounded_rises_from_end_to_end_and_stays_finite():
+    limit = float(np.log(2))
+    x = np.concatenate([[0.0, 1e-13], np.linspace(1e-6, limit * (1 - 1e-5), 1000), [limit, limit * 2]])
+    y = bounded(limit)(x)
+    assert np.isfinite(y).all()
+    assert (np.diff(y[2:-2]) > 0).all()
+    assert (np.diff(y) >= 0).all()
+    assert y[0] < -20
+    assert y[-1] > 10
+
+
+def test_bounded_is_the_log_odds():
+    assert bounded(2.0)(np.array([0.5, 1.0, 1.5])).tolist() == pytest.approx([np.log(1 / 3), 0.0, np.log(3)])
+
+
+def test_unbounded_changes_nothing():
+    assert unbounded(np.array([-1, 0, 7])).tolist() == [-1.0, 0.0, 7.0]
