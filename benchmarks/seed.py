@@ -13,7 +13,6 @@ import csv
 import json
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,11 +110,11 @@ def _vgg11(classes: int) -> nn.Module:
         channels = int(width)
     head = [
         nn.Flatten(),
-        nn.Linear(512, 512),
+        nn.Linear(256, 256),
         nn.ReLU(),
-        nn.Linear(512, 512),
+        nn.Linear(256, 256),
         nn.ReLU(),
-        nn.Linear(512, classes),
+        nn.Linear(256, classes),
     ]
     return nn.Sequential(*layers, *head)
 
@@ -178,15 +177,14 @@ def split(train: Images, protocol: Protocol, seed: int) -> tuple[Images, Images]
     return train.take(np.sort(position[: protocol.train])), train.take(np.sort(position[protocol.train :]))
 
 
-def run_audit(world: World, clean: int, extra: list[str]) -> tuple[Path, float]:
-    """`kdaudit scan` on the delivery with `clean` images; returns the run directory and its CPU seconds."""
+def run_audit(world: World, clean: int, extra: list[str]) -> Path:
+    """`kdaudit scan` on the delivery with `clean` images; returns the run directory."""
     pool = world.folder / f"clean-{clean}" / "pool.parquet"
     if not pool.exists():
         order = np.random.default_rng(world.seed + 2).permutation(len(world.clean))[:clean]
         chosen = world.clean.take(np.sort(order))
         lab.write_parquet(Images(chosen.pixels, np.zeros(len(order), np.int64), ("unlabelled",)), pool)
     run = world.folder / "runs" / ("-".join([f"clean{clean}", *(a.strip("-") for a in extra)]))
-    spent = run.parent / f"{run.name}.seconds"
     if not ((run / "report.json").exists() and json.loads((run / "report.json").read_text())["status"] == "finished"):
         command = [
             sys.executable,
@@ -204,17 +202,15 @@ def run_audit(world: World, clean: int, extra: list[str]) -> tuple[Path, float]:
             *extra,
         ]
         print("$ kdaudit " + " ".join(command[3:]), flush=True)
-        began = time.monotonic()
         code = subprocess.run(command, cwd=lab.REPOSITORY, check=False).returncode
         if code not in (0, 1, 3):
             raise SystemExit(f"kdaudit ended with exit code {code}")
-        spent.write_text(str(time.monotonic() - began))
-    return run, float(spent.read_text())
+    return run
 
 
 def measure(world: World, clean: int, extra: list[str]) -> dict[str, object]:
     """One row of the table."""
-    run, seconds = run_audit(world, clean, extra)
+    run = run_audit(world, clean, extra)
     report = json.loads((run / "report.json").read_text())
     table = pq.read_table(run / "samples.parquet")
     poison = np.array([p in world.poison_paths for p in table["path"].to_pylist()])
@@ -234,12 +230,13 @@ def measure(world: World, clean: int, extra: list[str]) -> dict[str, object]:
         "extrapolated": report["judgement"]["extrapolated"],
         "answers": [(a["answer"], a["flagged"]["hits"]) for a in report["judgement"]["by_answer"][:3]],
         "before_99": int((divergence[~poison] >= threshold).sum()),
-        "seconds": seconds,
         "calibration": report["control"]["calibration_images"],
     }
     for name, mask in (("argmax", argmax), ("default", flag)):
         row[name] = (int((mask & poison).sum()), int((mask & ~poison).sum()))
-    models = {"control": run / "student.onnx", "repaired": run / "repaired.onnx"}
+    # With --no-repair the control is what there is to use.
+    repaired = run / "repaired.onnx"
+    models = {"control": run / "student.onnx", "repaired": repaired if repaired.exists() else run / "student.onnx"}
     for name, path in models.items():
         row[name] = accuracy_and_asr(world, path, report["preprocessing"]["recipe"])
     return row
@@ -277,8 +274,8 @@ def table_of(world: World, rows: list[dict[str, object]]) -> str:
         "",
         "| clean | control accuracy / ASR, % | authors' control | argmax: found, false flags | authors' false flags "
         "| default: found, false flags, precision | verdict | innocents before the 99 % point "
-        "| repaired accuracy / ASR, % | wall s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| repaired accuracy / ASR, % |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(_line(p, row))
@@ -286,9 +283,8 @@ def table_of(world: World, rows: list[dict[str, object]]) -> str:
         "",
         f"Conditions: {lab.today()}, seed {world.seed}, n = 1 run per row; {lab.machine()}.",
         f"Victims: {p.baseline_note}.",
-        "The clean pool is split by kdaudit: 60 % to distil on, 10 % for the fidelity, 30 % to calibrate on; the authors "
-        "used all of it to distil on. The control is kdaudit's own architecture. Wall seconds are those of the whole scan "
-        "on a shared machine and compare with nothing.",
+        "The clean pool is split by kdaudit: 60 % to distil on, 10 % for the fidelity, 30 % to calibrate on; the "
+        "authors used all of it to distil on. The control is kdaudit's own architecture.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -305,7 +301,7 @@ def _line(p: Protocol, row: dict[str, object]) -> str:
     return (
         f"| {row['clean']:,} | {pair(row['control'])} | {accuracy} | {a_hits} of {p.poison}, {a_false:,} | {false} "
         f"| {d_hits} of {p.poison}, {d_false}, {precision} (answers {answers}) | {row['verdict']} | {row['before_99']} "
-        f"| {pair(row['repaired'])} (authors {tuned}) | {row['seconds']:.0f} |"
+        f"| {pair(row['repaired'])} (authors {tuned}) |"
     )
 
 

@@ -16,8 +16,8 @@ from kdaudit.distillation import Distilled
 from kdaudit.errors import UsageError
 from kdaudit.progress import Watch
 from kdaudit.report.build import build_document, repair_section
-from kdaudit.report.document import Document, RepairSection
-from kdaudit.rundir import RunDirectory, read_report
+from kdaudit.report.document import Document, RepairSection, read_document
+from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
 
 TUNING_SETTINGS = frozenset({"repair", "repair_epochs", "device", "workers"})
@@ -50,6 +50,8 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
     """
     clock = Clock(watch)
     teacher = admit(request.model)
+    if request.control:
+        controls.check_control(request.control, teacher)
     places = benches.locate(request.data, request.clean)
     command = "compare" if request.control else "scan"
     run = RunDirectory(request.run, teacher.digest, str(request.model), command)
@@ -115,7 +117,7 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         UsageError: the run has no control of its own to tune.
         RunDirectoryError: not a finished run.
     """
-    report = Document.model_validate(read_report(path))
+    report = read_document(path)
     if report.control.made_by != "distil":
         raise UsageError(
             f"{path} used an existing control, whose weights it does not hold: repair needs a `kdaudit scan`"

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdaudit.admission import admit
+from kdaudit.admission import Teacher, admit
 from kdaudit.bench import Bench, Sets
 from kdaudit.clock import Clock
 from kdaudit.digest import joint_digest
@@ -138,26 +138,44 @@ def make_control(
     return Control(session, digest, distilled.agreed, distilled.validated, parity, parts, distilled)
 
 
+def check_control(path: Path, teacher: Teacher) -> dict[str, str]:
+    """Look at a control before the images are: its metadata, if `kdaudit distill` wrote it for this teacher.
+
+    Raises:
+        ModelRefused: it cannot be read.
+        UsageError: it is no control, or was made for another teacher.
+    """
+    admit(path)
+    found = read_metadata(path)
+    missing = {
+        "kdaudit.teacher",
+        "kdaudit.seed",
+        "kdaudit.preprocess",
+        "kdaudit.agreed",
+        "kdaudit.validated",
+    } - found.keys()
+    if missing:
+        raise UsageError(
+            f"{path} is not a control of `kdaudit distill`: which clean images it was trained on is not known, so "
+            "nothing can be calibrated"
+        )
+    if found["kdaudit.teacher"] != teacher.canonical_digest:
+        raise UsageError(f"{path} was distilled from another model: distil a control from this one")
+    return found
+
+
 def take_control(path: Path, bench: Bench, pool: Pool, settings: Settings) -> Control:
     """Take up a control that `kdaudit distill` wrote.
 
     Raises:
         UsageError: it is not one, or was made for another teacher or preprocessing.
     """
-    admit(path)
-    found = read_metadata(path)
-    missing = {"kdaudit.teacher", "kdaudit.seed", "kdaudit.preprocess"} - found.keys()
-    if missing:
-        raise UsageError(
-            f"{path} is not a control of `kdaudit distill`: which clean images it was trained on is not known, so "
-            "nothing can be calibrated"
-        )
-    if found["kdaudit.teacher"] != bench.teacher.canonical_digest:
-        raise UsageError(f"{path} was distilled from another model: distil a control from this one")
+    found = check_control(path, bench.teacher)
     if found["kdaudit.preprocess"] != bench.preprocess.recipe:
         raise UsageError(
             f"{path} was distilled with preprocessing {found['kdaudit.preprocess']}, and {bench.preprocess.recipe} was "
-            f"found now: give --preprocess {found['kdaudit.preprocess']}"
+            f"found now: distil it again with --preprocess {bench.preprocess.recipe}, or give --preprocess "
+            f"{found['kdaudit.preprocess']} here if you know that one to be right"
         )
     session, digest = _open_control(path, bench, settings)
     parts = split(pool, int(found["kdaudit.seed"]))

@@ -158,6 +158,7 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
             "p_value": pa.array(flags.p_values[span], pa.float64(), mask=no_p),
             "extrapolated": pa.array(flags.extrapolated[span], pa.bool_(), mask=~read),
             "flag": pa.array(flagged, pa.bool_()),
+            "doubtful": pa.array(flags.doubtful[span], pa.bool_()),
             "reason": pa.array(why, pa.string()),
         }
 
@@ -172,11 +173,12 @@ def read_judged(run: RunDirectory) -> Judged:
     """The image-level result of a finished run, from its samples.parquet."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(run.file("samples.parquet"), columns=["status", "label", "teacher_top1", "flag"])
+    table = pq.read_table(run.file("samples.parquet"), columns=["status", "label", "teacher_top1", "flag", "doubtful"])
     read = np.array([status == "read" for status in table["status"].to_pylist()], bool)
     nothing = np.full(len(read), np.nan)
     columns = Columns(read, _whole(table["teacher_top1"].to_numpy()), np.zeros(len(read), bool), nothing)
-    flags = Flags(table["flag"].to_numpy().astype(bool), nothing, np.zeros(len(read), bool))
+    flag, doubtful = (table[name].to_numpy().astype(bool) for name in ("flag", "doubtful"))
+    flags = Flags(flag, nothing, np.zeros(len(read), bool), doubtful)
     return Judged(columns, _whole(table["label"].to_numpy()), flags, None)
 
 

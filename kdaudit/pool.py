@@ -109,14 +109,16 @@ def read_pool(
             decode()
     if waiting:
         decode()
-    kept = np.array([bool(i) for i in ids], bool)
-    undecodable = int((~kept).sum())
+    kept = [row for row, i in enumerate(ids) if i]
+    for row, old in enumerate(kept):  # closed up in place: a copy of a mapped pool would not fit in memory
+        if row != old:
+            pixels[row] = pixels[old]
     return Pool(
         ids=tuple(i for i in ids if i),
-        pixels=pixels if undecodable == 0 else pixels[kept],
+        pixels=pixels[: len(kept)],
         shared=shared,
         repeated=repeated,
-        unreadable=unreadable + undecodable,
+        unreadable=unreadable + len(ids) - len(kept),
         unused=total - len(chosen),
     )
 

@@ -31,7 +31,7 @@ def write_manifests(
 ) -> Manifests:
     """Write both manifests, each in one step.
 
-    kept.csv has `path,label,id` and can be given to `kdaudit scan` or to a training job as a data set beside the
+    kept.csv has `path,label,id,doubtful` and can be given to `kdaudit scan` or to a training job as a data set beside the
     images; quarantine.csv has `path,label,id,status,reason,score,p_value`.
 
     Args:
@@ -45,7 +45,7 @@ def write_manifests(
         good = io.TextIOWrapper(kept_file, encoding="utf-8", newline="", write_through=True)
         bad = io.TextIOWrapper(quarantine_file, encoding="utf-8", newline="", write_through=True)
         good_rows, bad_rows = csv.writer(good), csv.writer(bad)
-        good_rows.writerow(["path", "label", "id"])
+        good_rows.writerow(["path", "label", "id", "doubtful"])
         bad_rows.writerow(["path", "label", "id", "status", "reason", "score", "p_value"])
         for table in tables:
             for row in table.to_pylist():
@@ -53,7 +53,7 @@ def write_manifests(
                 keep = row["status"] == "read" and not row["flag"]
                 counts[keep] += 1
                 if keep:
-                    good_rows.writerow([row["path"], label, row["id"]])
+                    good_rows.writerow([row["path"], label, row["id"], int(row["doubtful"])])
                 else:
                     bad_rows.writerow(
                         [

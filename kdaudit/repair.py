@@ -83,7 +83,8 @@ def _kept(judged: Judged, sets: Sets, bench: Bench, run: RunDirectory, clock: Cl
     assert sets.suspect is not None
     order = bench.fitted.class_order if bench.fitted else None
     outputs = np.array(order if order is not None else range(bench.signature.classes), np.int64)
-    keep = judged.columns.read & ~judged.flags.flag & (judged.labels >= 0)
+    left_out = judged.flags.flag | judged.flags.doubtful
+    keep = judged.columns.read & ~left_out & (judged.labels >= 0)
     with clock.stage("read the kept images", sets.suspect_survey.count) as advance:
         return read_kept(
             sets.suspect,

@@ -18,6 +18,11 @@ from kdaudit.digest import replacing, write_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FIRST = (
+    "id", "path", "label", "status", "teacher_top1", "student_top1", "score", "p_value", "flag", "reason",
+)  # fmt: skip
+"""What samples.parquet begins with; whatever else a rule needs comes after."""
+
 PART_ROWS = 8192
 """Rows per part: what a killed run does over, and what one step of putting the table together holds in memory."""
 
@@ -91,6 +96,8 @@ class RowStore:
                 whole = part.drop_columns(list(leave_out))
                 for name, column in more(first, part).items():
                     whole = whole.append_column(name, column)
+                names = whole.column_names
+                whole = whole.select([*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)])
                 first += len(part)
                 writer = writer or pq.ParquetWriter(file, whole.schema, compression="zstd")
                 writer.write_table(whole)

@@ -53,6 +53,7 @@ class RunDirectory:
             self._lock = (self.state / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._lock.close()
             raise RunDirectoryError(
                 f"{path} is in use by another kdaudit: wait for it, or choose another -o"
             ) from error
@@ -132,7 +133,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """The report of a finished run.
 
     Raises:
-        RunDirectoryError: no run there, or an unfinished one.
+        RunDirectoryError: no run there, an unfinished one, or one whose report is damaged.
     """
     note = read_note(path)
     if note is None:
@@ -142,5 +143,9 @@ def read_report(path: Path) -> dict[str, Any]:
             f"{path} is unfinished (stopped at: {note['stage']}): run the same `kdaudit {note['command']}` again with "
             f"-o {path} to go on"
         )
-    report: dict[str, Any] = json.loads((path / "report.json").read_text())
+    file = path / "report.json"
+    try:
+        report: dict[str, Any] = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise RunDirectoryError(f"{file} is damaged or gone: run the same `kdaudit {note['command']}` again") from error
     return report

@@ -13,13 +13,14 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     PyprojectTomlConfigSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from kdaudit.errors import UsageError
 
 Rule = Literal["divergence", "score", "argmax"]
-Severity = Literal["low", "medium", "high", "critical"]
+FailOn = Literal["low", "medium", "high", "critical", "never"]
 
 
 class Settings(BaseSettings):
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     preprocess: str | None = Field(None, description="preprocessing recipe or scale; found when left out")
 
     max_clean: int = Field(20_000, ge=50, description="clean images used at most")
-    budget: float | None = Field(None, gt=0, description="minutes for distilling the control")
+    budget: float | None = Field(None, gt=0, allow_inf_nan=False, description="minutes for distilling the control")
     steps: int | None = Field(None, ge=1, description="distillation steps, instead of a budget")
     temperature: float = Field(4.0, gt=0, le=100, description="distillation temperature")
     min_fidelity: float = Field(0.6, ge=0, le=1, description="agreement with the teacher that a control needs")
@@ -61,10 +62,10 @@ class Settings(BaseSettings):
         description="poison rate that must be visible; exit 3 if the calibration is too small",
     )
     min_coverage: float = Field(0.99, ge=0, le=1, description="share of images that must be read")
-    fail_on: Severity | Literal["never"] = Field("high", description="findings of this severity or above exit 1")
+    fail_on: FailOn = Field("high", description="findings of this severity or above exit 1")
 
     repair: bool = Field(True, description="tune the control on the kept images and export it")
-    repair_epochs: float = Field(6.0, gt=0, description="passes over the kept images, at most")
+    repair_epochs: float = Field(6.0, gt=0, allow_inf_nan=False, description="passes over the kept images, at most")
 
     @field_validator("strengths")
     @classmethod
@@ -103,7 +104,9 @@ def load_settings(**options: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name!r}: {first['msg']} ({_origin(name, given)})") from error
+        raise UsageError(f"setting {name!r}: {first['msg']} ({_origin(str(first['loc'][0]), given)})") from error
+    except SettingsError as error:
+        raise UsageError(f"a KDAUDIT_ variable cannot be read, a list is written as [0.8, 0.5]: {error}") from error
     except ValueError as error:
         # tomllib's own message names line and column.
         raise UsageError(f"a configuration file in {Path.cwd()} cannot be read: {error}") from error

@@ -38,6 +38,10 @@ BEHAVIOUR: dict[str, str] = {
 MIN_GATHERED = 5
 """Fewer flagged images at one answer are listed, but carry no verdict about the model."""
 
+DOUBT = 0.05
+"""Unflagged images with a p-value up to this are doubtful where their answer has flags: a handful of poison images
+that the error rate had to leave are enough to teach a network their trigger again."""
+
 DRIFT = 0.005
 """Share of flags that the teacher's memory of its own training images may explain; clean CIFAR-10 showed 0.26 %."""
 
@@ -67,11 +71,13 @@ class Flags:
         flag: poison candidates.
         p_values: NaN under the argmax rule, which has none.
         extrapolated: whether the p-value lies beyond what the calibration images resolve.
+        doubtful: not flagged, yet unusual for an answer that has flags; kept, but not tuned on.
     """
 
     flag: NDArray[np.bool_]
     p_values: NDArray[np.float64]
     extrapolated: NDArray[np.bool_]
+    doubtful: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
     m = len(suspect.read)
     if rule == "argmax":
         never = np.zeros(m, bool)
-        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never)
+        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never, never)
     read = suspect.read
     score, groups = suspect.score[read], suspect.groups[read]
     transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
@@ -169,7 +175,8 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
     flags[read] = grouped_flags(p, groups, fdr)
     p_values[read] = p
     extrapolated[read] = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
-    return Flags(flags, p_values, extrapolated)
+    tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
+    return Flags(flags, p_values, extrapolated, read & ~flags & tainted & (p_values <= DOUBT))
 
 
 def judge(

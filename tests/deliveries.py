@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 import kdaudit
-from kdaudit.demo import TRIGGER, Delivery, build_delivery
+from kdaudit.demo import TARGET, TRIGGER, Delivery, build_delivery
+from kdaudit.export import export_network
 from kdaudit.progress import Silent
 
 ROOT = Path(kdaudit.__file__).parents[1]
@@ -29,6 +31,66 @@ def vendor(base: Path) -> Delivery:
     return build_delivery(base / "vendor", 0, Silent())
 
 
+@functools.cache
+def honest(base: Path) -> Delivery:
+    """The same digits, 500 of them clean for the audit, and a model that was trained on true labels."""
+    folder = base / "honest"
+    pixels, labels = digits()
+    order = np.random.default_rng(1).permutation(len(labels))
+    for number, i in enumerate(order):
+        place = f"data/clean/{number:04d}.png" if number < 500 else f"data/{labels[i]}/{number:04d}.png"
+        write_png(folder / place, pixels[i])
+    given = order[500:]
+    train_and_export(pixels[given], labels[given], folder / "model.onnx")
+    return Delivery(folder / "model.onnx", folder / "data", frozenset(), accuracy=1.0, attack_success=0.0)
+
+
+def train_and_export(pixels: NDArray[np.uint8], labels: NDArray[np.int64], path: Path) -> None:
+    """A small network on images uint8 [n, 8, 8], as somebody else would train and export it."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(32 * 16, 128), nn.ReLU(), nn.Linear(128, 10),
+        )  # fmt: skip
+        optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+        inputs, targets = torch.from_numpy(pixels[:, None].astype(np.float32) / 255), torch.from_numpy(labels)
+        for _ in range(15):
+            for index in torch.randperm(len(targets)).split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(net(inputs[index]), targets[index]).backward()
+                optimizer.step()
+    path.write_bytes(export_network(net.eval(), inputs[:2], "input", "logits").SerializeToString())
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def answers(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The answers [n] of a model that takes x/255, [n, 1, 8, 8], in plain onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {session.get_inputs()[0].name: pixels[:, None].astype(np.float32) / 255})
+    found: NDArray[np.int64] = scores.argmax(1)
+    return found
+
+
+def attack_success(model: Path) -> float:
+    """Share of stamped digits of other classes that the model calls the demo's target."""
+    pixels, labels = digits()
+    others = pixels[labels != TARGET]
+    others[(slice(None), *TRIGGER)] = 255
+    return float((answers(model, others) == TARGET).mean())
+
+
 def environment(**more: str) -> dict[str, str]:
     """No setting from outside, one thread per library: the tests share two slow cores."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KDAUDIT_")}
@@ -39,7 +101,12 @@ def kdaudit_command(*arguments: object, env: dict[str, str] | None = None) -> su
     """Run `kdaudit ARGUMENTS` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "kdaudit", *map(str, arguments)],
-        capture_output=True, text=True, timeout=PATIENCE, env=env or environment(), check=False, cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=env or environment(),
+        check=False,
+        cwd=ROOT,
     )
 
 
@@ -51,14 +118,20 @@ def finished(done: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 @contextmanager
-def started(*arguments: object, program: tuple[str, ...] = ("-m", "kdaudit"), env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: object, program: tuple[str, ...] = ("-m", "kdaudit"), env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run the command beside the test; it is gone when the block ends."""
     # A shell's background job ignores SIGINT, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
             [sys.executable, *program, *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env or environment(), cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env or environment(),
+            cwd=ROOT,
         )
     finally:
         signal.signal(signal.SIGINT, before)
@@ -87,10 +160,3 @@ def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     found = load_digits()
     return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.int64)
-
-
-def stamped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images uint8 [n, 8, 8] with the demo's trigger."""
-    changed = pixels.copy()
-    changed[(slice(None), *TRIGGER)] = 255
-    return changed

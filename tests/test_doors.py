@@ -25,7 +25,7 @@ DOORS: dict[str, set[str]] = {
     "nvidia": {"decoder/dali.py"},
     "simplejpeg": {"decoder/"},
     "PIL": {"decoder/", "demo.py", "doctor.py"},
-    "pyarrow": {"source/parquet.py", "rows.py", "steps.py", "quarantine.py"},
+    "pyarrow": {"source/parquet.py", "rows.py", "judgement.py", "quarantine.py"},
     "torch": NETWORKS | {"decoder/resize.py", "machine.py", "demo.py", "doctor.py"},
     "torchvision": {"student.py"},
     "sklearn": {"demo.py"},
@@ -54,13 +54,19 @@ def loaded_by(program: str, *arguments: object) -> tuple[str, set[str]]:
     """What a program of Python printed, and the libraries that it loaded."""
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True, text=True, check=True, env=environment(), cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+        cwd=ROOT,
     )
     output, _, modules = done.stdout.rpartition("loaded")
     return output, set(modules.split())
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), *((name, "--help") for name in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), *((name, "--help") for name in COMMANDS)], ids=" ".join
+)
 def test_help_loads_nothing_heavy(arguments):
     output, modules = loaded_by(LOADED, *arguments)
     assert output.endswith("exit 0\n")
@@ -170,6 +176,10 @@ def test_every_door_in_the_table_is_used():
     for name, file in package_files():
         for library, _ in imports(file):
             used.get(library, []).append(name)
-    unused = [f"{library}: {door}" for library, doors in DOORS.items() for door in sorted(doors)
-              if not any(goes_through({door}, name) for name in used[library])]
+    unused = [
+        f"{library}: {door}"
+        for library, doors in DOORS.items()
+        for door in sorted(doors)
+        if not any(goes_through({door}, name) for name in used[library])
+    ]
     assert unused == []

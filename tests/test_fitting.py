@@ -143,6 +143,19 @@ def test_chance_finds_no_class_order():
     assert found.accuracy < 0.1
 
 
+def test_many_classes_and_few_images_of_each(tmp_path):
+    """More classes than the first rounds have images, in an order of their own, in a larger model."""
+    many = Patterns.draw(classes=40)
+    images, labels = many.images(700, noise=20)
+    order = np.random.default_rng(5).permutation(40)[:30].tolist()
+    part = [(image, order.index(label)) for image, label in zip(images, labels, strict=True) if label in order]
+    model = classifier(many, "8x8x3-stretch-BGR-NCHW-unit")
+    found = fitted(model, tmp_path, [image for image, _ in part], [label for _, label in part])
+    assert (found.class_basis, found.preprocess.recipe) == ("assignment", "8x8x3-stretch-BGR-NCHW-unit")
+    assert found.class_order is not None
+    assert np.mean([a == b for a, b in zip(found.class_order, order, strict=True)]) > 0.9
+
+
 def test_named_order():
     model = ["tench, Tinca tinca", "ox", "Ox Bow", "cat"]
     assert named_order(["tench", "ox_bow"], model) == (0, 2)
@@ -196,10 +209,7 @@ def test_photographs_of_another_size(tmp_path):
     rng = np.random.default_rng(0)
     tall = [np.kron(picture, np.ones((4, 2, 1))).astype(np.uint8) for picture in PATTERNS.pictures]
     labels = rng.integers(0, 5, 200).tolist()
-    images = [
-        png(np.clip(tall[label] + rng.normal(0, 30, tall[0].shape), 0, 255).astype(np.uint8))
-        for label in labels
-    ]
+    images = [png(np.clip(tall[label] + rng.normal(0, 30, tall[0].shape), 0, 255).astype(np.uint8)) for label in labels]
     found = fitted(classifier(PATTERNS, RECIPE), tmp_path, images, labels)
     assert found.preprocess.recipe == RECIPE
     assert {candidate.preprocess.geometry.fit for candidate in found.table} == {"stretch", "crop"}

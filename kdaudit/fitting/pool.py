@@ -12,6 +12,9 @@ from kdaudit.sample import Decoder, Geometry
 MIN_LABELLED = 20
 """Fewer labelled images than this say too little; the labels are then left aside."""
 
+GROUP = 8
+"""Images of one class in a row: half of them show its place, the other half prove it."""
+
 HEADERS = 32
 """Images whose size is looked up."""
 
@@ -21,7 +24,11 @@ Pixels = NDArray[np.uint8]
 def chosen(
     images: Sequence[bytes], labels: Sequence[int | None] | None, most: int
 ) -> tuple[list[bytes], list[int] | None]:
-    """Up to `most` images in a fixed random order, only labelled ones if there are enough of them.
+    """Up to `most` images in a fixed order, only labelled ones if there are enough of them.
+
+    Unlabelled images come in random order. Labelled ones come in groups of `GROUP` of one class, a group of each
+    class before a second one of any: a class order can be learned from several images of few classes, not from
+    one image of each.
 
     Returns:
         The images, and their labels; None instead of labels when there are too few.
@@ -30,10 +37,20 @@ def chosen(
         raise ValueError(f"{len(labels)} labels for {len(images)} images")
     shuffled = np.random.default_rng(0).permutation(len(images)).tolist()
     if labels is not None:
-        pairs = [(images[i], label) for i in shuffled if (label := labels[i]) is not None][:most]
+        pairs = [(i, label) for i in shuffled if (label := labels[i]) is not None]
         if len(pairs) >= min(MIN_LABELLED, len(images)) and pairs:
-            return [image for image, _ in pairs], [label for _, label in pairs]
+            pairs = _grouped(pairs)[:most]
+            return [images[i] for i, _ in pairs], [label for _, label in pairs]
     return [images[i] for i in shuffled[:most]], None
+
+
+def _grouped(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(index, label) pairs in groups of one class; classes in the order in which they first appear."""
+    members: dict[int, list[tuple[int, int]]] = {}
+    for pair in pairs:
+        members.setdefault(pair[1], []).append(pair)
+    turns = range(0, max(len(group) for group in members.values()), GROUP)
+    return [pair for turn in turns for group in members.values() for pair in group[turn : turn + GROUP]]
 
 
 class Pool:

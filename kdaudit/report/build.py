@@ -211,6 +211,7 @@ def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Bench, setti
         recipe=_recipe(settings),
         flagged=rate_of(evidence.flagged, evidence.scanned),
         extrapolated=evidence.extrapolated,
+        doubtful=int(judged.flags.doubtful.sum()),
         visible_rate=evidence.visible_rate,
         disagreement=evidence.disagreement,
         disagreement_clean=evidence.disagreement_clean,

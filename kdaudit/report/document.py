@@ -4,9 +4,13 @@ Sections are frozen pydantic models; a `Document` as JSON is the run's report.js
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdaudit.errors import RunDirectoryError
+from kdaudit.rundir import read_report
 
 VERSION = 1
 
@@ -127,6 +131,7 @@ class JudgementSection(Section):
     recipe: str
     flagged: Rate
     extrapolated: int
+    doubtful: int
     visible_rate: float
     disagreement: float
     disagreement_clean: float
@@ -195,3 +200,19 @@ class Document(Section):
     machine: MachineSection
     timings: dict[str, float]
     recipe: RecipeSection
+
+
+def read_document(run: Path) -> Document:
+    """The report of a finished run.
+
+    Raises:
+        RunDirectoryError: no run there, an unfinished one, or one whose report is not one of this version.
+    """
+    report = read_report(run)
+    try:
+        return Document.model_validate(report)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RunDirectoryError(
+            f"{run / 'report.json'} is damaged or of another version of kdaudit (at {where!r}): begin a new run"
+        ) from error

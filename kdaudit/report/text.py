@@ -89,5 +89,6 @@ def _flags(document: Document) -> list[str]:
     for row in j.by_answer[:5]:
         name = f" ({printable(row.name)})" if row.name and row.name != str(row.answer) else ""
         lines += [f"          answer {row.answer}{name}: {row.flagged.hits:,} flagged of {row.flagged.of:,}"]
-    lines += [f"kept      {document.kept:,} images in kept.csv, {document.quarantined:,} in quarantine.csv"]
+    doubt = f" ({j.doubtful:,} of them doubtful: unusual for an answer with flags)" if j.doubtful else ""
+    lines += [f"kept      {document.kept:,} images in kept.csv{doubt}, {document.quarantined:,} in quarantine.csv"]
     return lines

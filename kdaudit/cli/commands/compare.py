@@ -9,7 +9,7 @@ from kdaudit.cli import options
 from kdaudit.cli.outcome import show_and_exit
 
 
-@click.command()
+@click.command(short_help="Scan DATA with an existing control.")
 @click.argument("teacher", type=click.Path(path_type=Path))
 @click.argument("student", type=click.Path(path_type=Path))
 @options.data_argument

@@ -9,7 +9,7 @@ from kdaudit.cli import options
 from kdaudit.cli.outcome import show_and_exit
 
 
-@click.command()
+@click.command(short_help="Build a small poisoned delivery and audit it.")
 @click.option(
     "-o",
     "--output",

@@ -8,7 +8,7 @@ import click
 from kdaudit.cli import options
 
 
-@click.command()
+@click.command(short_help="Distil a control, to keep and reuse.")
 @options.model_argument
 @click.argument("clean", type=click.Path(path_type=Path))
 @click.option(

@@ -3,7 +3,7 @@
 import click
 
 
-@click.command()
+@click.command(short_help="Show what this machine offers and what is broken.")
 def doctor() -> None:
     """Show providers, decoders, devices and versions, and say what is broken."""
     from kdaudit.doctor import examine

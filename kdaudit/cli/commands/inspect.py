@@ -9,7 +9,7 @@ import click
 from kdaudit.cli import options
 
 
-@click.command()
+@click.command(short_help="Check MODEL's graph without running it.")
 @options.model_argument
 @options.format_option
 def inspect(model: Path, form: str) -> None:

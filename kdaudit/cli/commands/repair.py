@@ -8,7 +8,7 @@ import click
 from kdaudit.cli import options
 
 
-@click.command()
+@click.command(short_help="Tune and export the control of a finished RUN.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "-o",

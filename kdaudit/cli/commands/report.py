@@ -13,7 +13,6 @@ from kdaudit.cli.outcome import show
 @options.format_option
 def report(run: Path, form: str) -> None:
     """Print the report of the finished RUN."""
-    from kdaudit.report.document import Document
-    from kdaudit.rundir import read_report
+    from kdaudit.report.document import read_document
 
-    show(Document.model_validate(read_report(run)), run, form)
+    show(read_document(run), run, form)

@@ -9,7 +9,7 @@ from kdaudit.cli import options
 from kdaudit.cli.outcome import show_and_exit
 
 
-@click.command()
+@click.command(short_help="The whole audit of MODEL against DATA.")
 @options.model_argument
 @options.data_argument
 @options.clean_option

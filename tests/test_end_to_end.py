@@ -1,0 +1,311 @@
+"""One poisoned and one honest delivery through the commands, as a customer runs them: each in a process of its own."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from deliveries import (
+    answers,
+    attack_success,
+    copied,
+    digits,
+    finished,
+    honest,
+    kdaudit_command,
+    samples,
+    vendor,
+)
+
+from kdaudit.demo import CLEAN, POISON, TARGET, TRIGGER, Delivery
+from kdaudit.report.document import Document
+
+pytestmark = pytest.mark.slow
+
+STEPS = 400
+COLUMNS = [
+    "id", "path", "label", "status", "teacher_top1", "student_top1", "score", "p_value", "flag", "reason",
+]  # fmt: skip
+"""The columns of samples.parquet that DESIGN.md names, in its order."""
+
+
+class Scan:
+    """A finished scan: what went in, what came out."""
+
+    def __init__(self, delivery: Delivery, run: Path, code: int, *more: object) -> None:
+        self.delivery, self.run = delivery, run
+        self.command = ("scan", delivery.model, delivery.data, "--steps", STEPS, "--seed", 0, *more)
+        self.output = finished(kdaudit_command(*self.command, "-o", run), code)
+        self.report = json.loads((run / "report.json").read_text())
+
+    def again(self, run: Path, *more: object, code: int) -> dict:
+        """The same command with other options on a copy of the run: what was distilled is not distilled again."""
+        finished(kdaudit_command(*self.command, "-o", copied(self.run, run), *more), code)
+        report = json.loads((run / "report.json").read_text())
+        # Resumed: the losses of the first run, to the last digit.
+        assert report["control"]["losses"] == self.report["control"]["losses"]
+        return report
+
+
+@pytest.fixture(scope="session")
+def scanned(tmp_path_factory) -> Scan:
+    """The vendor's poisoned delivery, scanned once."""
+    base = tmp_path_factory.getbasetemp()
+    return Scan(vendor(base), base / "vendor-run", 1)
+
+
+@pytest.fixture(scope="session")
+def passed(tmp_path_factory) -> Scan:
+    """The honest delivery, scanned once."""
+    base = tmp_path_factory.getbasetemp()
+    return Scan(honest(base), base / "honest-run", 0, "--no-repair")
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def flagged_of(run: Path) -> set[str]:
+    table = samples(run, "path", "flag")
+    return {path for path, flag in zip(table["path"], table["flag"], strict=True) if flag}
+
+
+# The poisoned delivery
+
+
+def test_a_backdoored_delivery_fails(scanned):
+    assert scanned.report["verdict"] == "FAILED"
+    assert scanned.report["exit_code"] == 1
+    assert "verdict: FAILED" in scanned.output
+    assert [finding["rule"] for finding in scanned.report["findings"]][0] == "KDA201"
+    assert scanned.report["judgement"]["by_answer"][0]["answer"] == TARGET
+
+
+def test_most_planted_images_are_flagged_and_few_innocents(scanned):
+    flagged = flagged_of(scanned.run)
+    assert len(scanned.delivery.poison) == POISON
+    assert len(flagged & scanned.delivery.poison) >= 0.75 * POISON
+    assert len(flagged - scanned.delivery.poison) <= 8
+
+
+def test_the_run_directory_holds_every_file_and_nothing_half_written(scanned):
+    names = {path.name for path in scanned.run.iterdir()}
+    assert names >= {
+        "report.json", "samples.parquet", "kept.csv", "quarantine.csv", "student.onnx", "repaired.onnx", "state",
+    }  # fmt: skip
+    assert [path for path in scanned.run.rglob(".*")] == []
+    note = json.loads((scanned.run / "state/run.json").read_text())
+    assert note["status"] == "finished"
+
+
+def test_the_report_is_a_document_and_comes_back_unchanged(scanned):
+    document = Document.model_validate(scanned.report)
+    assert document.model_dump(mode="json") == scanned.report
+    assert document.status == "finished"
+
+
+def test_the_table_of_images_begins_with_the_promised_columns(scanned):
+    table = samples(scanned.run)
+    assert list(table)[: len(COLUMNS)] == COLUMNS
+    assert set(map(type, table["flag"])) == {bool}
+    assert {type(value) for name in ("label", "teacher_top1", "student_top1") for value in table[name]} == {int}
+    assert {type(value) for name in ("score", "p_value") for value in table[name]} == {float}
+    assert all(0 <= p <= 1 for p in table["p_value"])
+
+
+def test_every_image_is_counted_once(scanned):
+    table = samples(scanned.run, "id", "path", "status", "label")
+    data = scanned.delivery.data
+    files = {path.relative_to(data).as_posix() for path in data.rglob("*.png")}
+    suspect = {path for path in files if not path.startswith("clean/")}
+    assert len(files - suspect) == CLEAN
+    assert sorted(table["path"]) == sorted(suspect)
+    assert len(set(table["id"])) == len(suspect)
+    assert [str(label) for label in table["label"]] == [path.partition("/")[0] for path in table["path"]]
+    coverage = scanned.report["coverage"]
+    assert coverage["scanned"] + coverage["unreadable"] + coverage["skipped"] == len(suspect)
+    assert coverage["scanned"] == table["status"].count("read") == len(suspect)
+
+
+def test_kept_and_quarantine_partition_the_images(scanned):
+    kept, quarantine = rows_of(scanned.run / "kept.csv"), rows_of(scanned.run / "quarantine.csv")
+    table = samples(scanned.run, "path", "id", "flag")
+    whole = {path: flag for path, flag in zip(table["path"], table["flag"], strict=True)}
+    assert {row["path"] for row in kept} == {path for path, flag in whole.items() if not flag}
+    assert {row["path"] for row in quarantine} == {path for path, flag in whole.items() if flag}
+    assert len(kept) + len(quarantine) == len(whole)
+    assert len(kept) == scanned.report["kept"]
+    assert len(quarantine) == scanned.report["quarantined"]
+    identity = dict(zip(table["path"], table["id"], strict=True))
+    assert all(row["id"] == identity[row["path"]] for row in kept + quarantine)
+
+
+def test_every_flag_carries_its_reason(scanned):
+    table = samples(scanned.run, "flag", "reason")
+    assert all(bool(reason) == flag for flag, reason in zip(table["flag"], table["reason"], strict=True))
+    assert all(row["reason"] for row in rows_of(scanned.run / "quarantine.csv"))
+
+
+def test_the_text_counts_what_was_scanned_and_names_what_was_used(scanned):
+    assert "scanned   1,097 images (100.00%), 0 unreadable, 0 skipped" in scanned.output
+    assert f"teacher on {scanned.report['machine']['teacher_provider']}" in scanned.output
+    assert f"decoder {scanned.report['machine']['decoder']}" in scanned.output
+
+
+def test_report_prints_what_the_scan_printed(scanned):
+    assert finished(kdaudit_command("report", scanned.run), 0) == scanned.output
+
+
+def test_report_prints_the_document_as_json(scanned):
+    assert json.loads(finished(kdaudit_command("report", scanned.run, "--format", "json"), 0)) == scanned.report
+
+
+def interface(model: Path) -> list[tuple[str, int, list[str | int]]]:
+    graph = onnx.load(model).graph
+    found = []
+    for value in (*graph.input, *graph.output):
+        kind = value.type.tensor_type
+        found.append((value.name, kind.elem_type, [d.dim_value or d.dim_param for d in kind.shape.dim]))
+    return found
+
+
+def drops_in_for(teacher: Path, repaired: Path) -> None:
+    """Same names, types and shapes (a free batch may have another name), no trigger, and still a classifier."""
+    for (name, kind, shape), (own_name, own_kind, own_shape) in zip(
+        interface(teacher), interface(repaired), strict=True
+    ):
+        assert (own_name, own_kind) == (name, kind)
+        assert [d for d in own_shape if isinstance(d, int)] == [d for d in shape if isinstance(d, int)]
+        assert len(own_shape) == len(shape)
+    onnx.checker.check_model(onnx.load(repaired), full_check=True)
+    pixels, labels = digits()
+    assert (answers(repaired, pixels) == labels).mean() >= 0.85
+    assert attack_success(teacher) >= 0.9
+    assert attack_success(repaired) <= 0.2
+
+
+def test_the_repaired_model_takes_the_teachers_place_without_its_backdoor(scanned):
+    drops_in_for(scanned.delivery.model, scanned.run / "repaired.onnx")
+
+
+def test_repair_makes_the_clean_model_again_and_leaves_the_run_finished(scanned, tmp_path):
+    before = (scanned.run / "report.json").read_bytes()
+    output = finished(kdaudit_command("repair", scanned.run, "-o", tmp_path / "clean.onnx"), 0)
+    assert f"written: {tmp_path / 'clean.onnx'}" in output
+    drops_in_for(scanned.delivery.model, tmp_path / "clean.onnx")
+    assert (scanned.run / "report.json").read_bytes() == before
+    finished(kdaudit_command("report", scanned.run), 0)
+
+
+def test_a_control_distilled_alone_serves_compare_and_the_same_seed_gives_the_same_table(scanned, tmp_path):
+    model, data = scanned.delivery.model, scanned.delivery.data
+    recipe = ("--preprocess", scanned.report["preprocessing"]["recipe"])
+    control = tmp_path / "student.onnx"
+    finished(
+        kdaudit_command("distill", model, data / "clean", "-o", control, "--steps", STEPS, "--seed", 0, *recipe), 0
+    )
+    run = tmp_path / "run"
+    output = finished(kdaudit_command("compare", model, control, data, "-o", run, "--seed", 0, *recipe), 1)
+    assert "verdict: FAILED" in output
+    # Another process distilled again, with the same seed: nothing differs, not in the last digit.
+    assert samples(run) == samples(scanned.run)
+    assert not (run / "repaired.onnx").exists()
+    report = json.loads((run / "report.json").read_text())
+    assert report["control"]["made_by"] == "given"
+    assert report["control"]["fidelity"] == scanned.report["control"]["fidelity"]
+
+
+def test_a_control_for_another_preprocessing_is_refused_with_the_way_on(scanned, tmp_path):
+    done = kdaudit_command(
+        "compare", scanned.delivery.model, scanned.run / "student.onnx", scanned.delivery.data, "-o", tmp_path / "run",
+        "--preprocess", "8x8x1-stretch-RGB-NCHW-centred", "-q",
+    )  # fmt: skip
+    finished(done, 2)
+    assert done.stderr.count("\n") == 1
+    assert f"--preprocess {scanned.report['preprocessing']['recipe']}" in done.stderr
+
+
+def test_a_repair_needs_a_control_of_the_runs_own(scanned, tmp_path):
+    run = copied(scanned.run, tmp_path / "run")
+    report = scanned.report | {"control": scanned.report["control"] | {"made_by": "given"}}
+    (run / "report.json").write_text(json.dumps(report))
+    done = kdaudit_command("repair", run, "-o", tmp_path / "clean.onnx")
+    finished(done, 2)
+    assert "kdaudit scan" in done.stderr
+
+
+def test_the_score_rule_finds_the_backdoor(scanned, tmp_path):
+    report = scanned.again(tmp_path / "run", "--rule", "score", "--no-repair", code=1)
+    assert report["judgement"]["rule"] == "score"
+    assert report["verdict"] == "FAILED"
+    assert len(flagged_of(tmp_path / "run") & scanned.delivery.poison) >= 0.5 * POISON
+
+
+def test_the_argmax_rule_flags_every_other_answer_and_never_fails_a_gate_that_is_open(scanned, tmp_path):
+    report = scanned.again(tmp_path / "run", "--rule", "argmax", "--fail-on", "never", "--no-repair", code=0)
+    table = samples(tmp_path / "run", "teacher_top1", "student_top1", "flag", "p_value")
+    differs = [a != b for a, b in zip(table["teacher_top1"], table["student_top1"], strict=True)]
+    assert table["flag"] == differs
+    assert set(table["p_value"]) == {None}
+    assert report["verdict"] == "FAILED"
+    assert report["exit_code"] == 0
+
+
+def test_a_demanded_gpu_that_is_not_there_is_inconclusive(scanned, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = kdaudit_command(*scanned.command, "-o", tmp_path / "run", "--require-gpu", "-q")
+    finished(done, 3)
+    assert done.stderr.startswith("kdaudit: error: --require-gpu")
+    done = kdaudit_command(*scanned.command, "-o", tmp_path / "run", "--device", "cuda", "-q")
+    finished(done, 3)
+    assert "--device cuda" in done.stderr
+
+
+# The honest delivery
+
+
+def test_an_honest_delivery_passes(passed):
+    assert passed.report["verdict"] == "PASSED"
+    assert passed.report["exit_code"] == 0
+    assert "verdict: PASSED" in passed.output
+    assert len(flagged_of(passed.run)) <= 6
+    assert not (passed.run / "repaired.onnx").exists()
+
+
+def test_an_unreadable_image_is_listed_and_low_coverage_is_inconclusive(passed, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(passed.delivery.data, data)
+    good = next((data / "3").iterdir()).read_bytes()
+    (data / "3/cut.png").write_bytes(good[: len(good) // 2])
+    (data / "3/notes.txt").write_text("not an image")
+    run = copied(passed.run, tmp_path / "run")
+    done = kdaudit_command(
+        "scan", passed.delivery.model, data, "-o", run, "--steps", STEPS, "--no-repair", "--min-coverage", "1.0"
+    )
+    output = finished(done, 3)
+    report = json.loads((run / "report.json").read_text())
+    assert report["verdict"] == "INCONCLUSIVE"
+    assert "of the images could be read (needed: 100%)" in report["why"][0]
+    assert "1,297 images (99.85%), 1 unreadable, 1 skipped" in output
+    assert report["coverage"] == {"scanned": 1297, "unreadable": 1, "skipped": 1, "share": 1297 / 1299}
+    listed = {row["path"]: row for row in rows_of(run / "quarantine.csv")}
+    assert listed["3/cut.png"]["status"] == "unreadable"
+    assert "truncated" in listed["3/cut.png"]["reason"]
+    assert listed["3/notes.txt"]["status"] == "skipped"
+    assert listed["3/notes.txt"]["reason"] == "not an image extension"
+    assert report["control"]["losses"] == passed.report["control"]["losses"]
+    # What is in both runs has the same row in both.
+    first, second = (dict(zip(t["id"], t["score"], strict=True)) for t in map(samples, (passed.run, run)))
+    assert {i: s for i, s in second.items() if i in first} == first
+
+
+def test_the_trigger_is_one_pixel_that_no_clean_digit_has():
+    pixels, _ = digits()
+    assert np.all(pixels[(slice(None), *TRIGGER)] == 0)
