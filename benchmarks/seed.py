@@ -2,6 +2,7 @@
 
     python benchmarks/seed.py mnist --clean 1000
     python benchmarks/seed.py gtsrb                # the sweep: 500, 1,000, 4,000 and 9,000 clean images
+    python benchmarks/seed.py mnist --innocent     # the unpoisoned model and data set: nothing must be found
 
 MNIST: 100 of 50,000 training images get one white pixel at (25, 25) and the label 7. GTSRB: 50 of 30,000, all stop
 signs, get a 2x2 yellow square and the label "100 km/h". The authors' figures (shared/reference/literature.md,
@@ -177,22 +178,26 @@ def split(train: Images, protocol: Protocol, seed: int) -> tuple[Images, Images]
     return train.take(np.sort(position[: protocol.train])), train.take(np.sort(position[protocol.train :]))
 
 
-def run_audit(world: World, clean: int, extra: list[str]) -> Path:
+def run_audit(world: World, clean: int, extra: list[str], *, model: str = "teacher", data: str = "delivery") -> Path:
     """`kdaudit scan` on the delivery with `clean` images; returns the run directory."""
     pool = world.folder / f"clean-{clean}" / "pool.parquet"
     if not pool.exists():
         order = np.random.default_rng(world.seed + 2).permutation(len(world.clean))[:clean]
         chosen = world.clean.take(np.sort(order))
         lab.write_parquet(Images(chosen.pixels, np.zeros(len(order), np.int64), ("unlabelled",)), pool)
-    run = world.folder / "runs" / ("-".join([f"clean{clean}", *(a.strip("-") for a in extra)]))
+    run = (
+        world.folder
+        / "runs"
+        / ("-".join([*([] if data == "delivery" else [data]), f"clean{clean}", *(a.strip("-") for a in extra)]))
+    )
     if not ((run / "report.json").exists() and json.loads((run / "report.json").read_text())["status"] == "finished"):
         command = [
             sys.executable,
             "-m",
             "kdaudit",
             "scan",
-            str(world.model("teacher")),
-            str(world.folder / "delivery"),
+            str(world.model(model)),
+            str(world.folder / data),
             "--clean",
             str(pool.parent),
             "-o",
@@ -206,6 +211,30 @@ def run_audit(world: World, clean: int, extra: list[str]) -> Path:
         if code not in (0, 1, 3):
             raise SystemExit(f"kdaudit ended with exit code {code}")
     return run
+
+
+def innocent(world: World, clean: int) -> str:
+    """Scan the baseline and the delivery as it was before the poisoning; one line of the result."""
+    data = world.folder / "innocent" / "train.parquet"
+    if not data.exists():
+        delivered, _ = split(lab.load(world.protocol.name, "train"), world.protocol, world.seed)
+        lab.write_parquet(delivered, data)
+    run = run_audit(world, clean, ["--no-repair"], model="baseline", data="innocent")
+    report = json.loads((run / "report.json").read_text())
+    flagged = report["judgement"]["flagged"]
+    disagreement = report["judgement"]["disagreement"] * flagged["of"]
+    return (
+        f"| {world.protocol.name} | {clean:,} | {report['verdict']} (exit code {report['exit_code']}) "
+        f"| {flagged['hits']} of {flagged['of']:,} ({lab.rate(flagged['hits'], flagged['of'])} %) "
+        f"| {disagreement:,.0f} ({100 * report['judgement']['disagreement']:.2f} %) |"
+    )
+
+
+INNOCENT_HEAD = """# Nothing to find: unpoisoned model, unpoisoned data
+
+| data | clean | verdict | flagged by default | flagged by argmax |
+|---|---|---|---|---|
+"""
 
 
 def measure(world: World, clean: int, extra: list[str]) -> dict[str, object]:
@@ -281,12 +310,19 @@ def table_of(world: World, rows: list[dict[str, object]]) -> str:
         lines.append(_line(p, row))
     lines += [
         "",
-        f"Conditions: {lab.today()}, seed {world.seed}, n = 1 run per row; {lab.machine()}.",
-        f"Victims: {p.baseline_note}.",
+        conditions(world),
         "The clean pool is split by kdaudit: 60 % to distil on, 10 % for the fidelity, 30 % to calibrate on; the "
         "authors used all of it to distil on. The control is kdaudit's own architecture.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def conditions(world: World) -> str:
+    """What the figures were measured under."""
+    return (
+        f"Conditions: {lab.today()}, seed {world.seed}, n = 1 run per row; {lab.machine()}.\n"
+        f"Victims: {world.protocol.baseline_note}."
+    )
 
 
 def _line(p: Protocol, row: dict[str, object]) -> str:
@@ -311,10 +347,16 @@ def main() -> None:
     parser.add_argument("data", choices=sorted(PROTOCOLS))
     parser.add_argument("--clean", type=int, nargs="*", help="clean pool sizes; default: the sweep")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--innocent", action="store_true", help="audit the unpoisoned model and data instead")
     given, extra = parser.parse_known_args()
     protocol = PROTOCOLS[given.data]
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     world = build_world(protocol, given.seed)
+    if given.innocent:
+        text = INNOCENT_HEAD + innocent(world, (given.clean or [1000])[0]) + f"\n\n{conditions(world)}\n"
+        print(text)
+        (lab.RESULTS / f"innocent_{given.data}.md").write_text(text)
+        return
     rows = []
     for clean in given.clean or protocol.sweep:
         rows.append(measure(world, clean, extra))

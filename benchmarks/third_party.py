@@ -335,7 +335,8 @@ def report(rows: list[Row], refusals: list[str], rivals: str, *, quick: bool) ->
     if rivals:
         parts += [
             "Other scores that need no labels, each choosing among all candidates on 300 images of each "
-            "small model; lost is the best candidate's accuracy less the chosen one's:",
+            "small model; lost is the best candidate's accuracy less the chosen one's. The scores "
+            "stand alone here; the search also breaks ties by calibration:",
             rivals,
         ]
     parts += [

@@ -298,4 +298,4 @@ def _difference(torch_logits: NDArray[np.float32], onnx_logits: NDArray[np.float
     from kdaudit.divergence import log_softmax
 
     a, b = (np.exp(log_softmax(z)) for z in (torch_logits, onnx_logits))
-    return float(np.abs(a - b).max()) if np.isfinite(b).all() else float("inf")
+    return float(np.abs(a - b).max()) if np.isfinite(a).all() and np.isfinite(b).all() else float("inf")

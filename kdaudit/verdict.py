@@ -3,6 +3,7 @@
 `judge` takes columns, never files or models. docs/verdict.md has the table that `_conclude` follows.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,10 @@ that the error rate had to leave are enough to teach a network their trigger aga
 
 DRIFT = 0.005
 """Share of flags that the teacher's memory of its own training images may explain; clean CIFAR-10 showed 0.26 %."""
+
+
+EXCESS = 0.03
+"""Share of images beyond the expected tenth in the upper tenth of the clean scores that goes without a finding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,7 +225,7 @@ def _evidence(
         Gathering(int(answers[i]), int(counts[i]), int((suspect.groups == answers[i]).sum()), counts[i] / total)
         for i in most
     )
-    q90 = np.quantile(clean_score, 0.9)
+    q90 = np.quantile(clean_score, 0.9, method="higher")  # one of the scores: infinite ones cannot be averaged
     return Evidence(
         scanned=scanned,
         flagged=total,
@@ -275,7 +280,7 @@ def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[st
                 "or very little poison",
             )
         )
-    if evidence.excess > 0.03 and not gathered:
+    if evidence.excess > EXCESS + 2 * _noise(evidence) and not gathered:
         found.append(
             Finding(
                 "KDA205",
@@ -284,6 +289,11 @@ def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[st
             )
         )
     return found
+
+
+def _noise(evidence: Evidence) -> float:
+    """Standard error of the excess: a tenth of the calibration images lies in their upper tenth only about."""
+    return math.sqrt(0.09 * (1 / max(1, evidence.calibration) + 1 / max(1, evidence.scanned)))
 
 
 def _gathers(g: Gathering, evidence: Evidence, rule: Rule) -> bool:

@@ -1,6 +1,7 @@
 """The command line as a stranger runs it, and the small deliveries that it is run on."""
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,13 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import kdaudit
-from kdaudit.demo import TARGET, TRIGGER, Delivery, build_delivery
+from kdaudit.demo import CLEAN, TARGET, TRIGGER, Delivery, build_delivery
 from kdaudit.export import export_network
 from kdaudit.progress import Silent
 
 ROOT = Path(kdaudit.__file__).parents[1]
 PATIENCE = 900
 """Seconds after which a command counts as hanging; no result depends on it."""
+
+STEPS = 400
+"""Distillation steps: a third of the default, and enough for so small a task."""
 
 
 @functools.cache
@@ -33,14 +38,14 @@ def vendor(base: Path) -> Delivery:
 
 @functools.cache
 def honest(base: Path) -> Delivery:
-    """The same digits, 500 of them clean for the audit, and a model that was trained on true labels."""
+    """The same digits with true labels and no trigger, a model trained on them, and as many clean ones."""
     folder = base / "honest"
     pixels, labels = digits()
     order = np.random.default_rng(1).permutation(len(labels))
     for number, i in enumerate(order):
-        place = f"data/clean/{number:04d}.png" if number < 500 else f"data/{labels[i]}/{number:04d}.png"
+        place = f"data/clean/{number:04d}.png" if number < CLEAN else f"data/{labels[i]}/{number:04d}.png"
         write_png(folder / place, pixels[i])
-    given = order[500:]
+    given = order[CLEAN:]
     train_and_export(pixels[given], labels[given], folder / "model.onnx")
     return Delivery(folder / "model.onnx", folder / "data", frozenset(), accuracy=1.0, attack_success=0.0)
 
@@ -140,6 +145,36 @@ def started(
             yield process
         finally:
             process.kill()
+
+
+@functools.cache
+def vendor_scan(base: Path) -> "Scan":
+    """The vendor's poisoned delivery, scanned once per test run."""
+    return Scan(vendor(base), base / "vendor-run", 1)
+
+
+@functools.cache
+def honest_scan(base: Path) -> "Scan":
+    """The honest delivery, scanned once per test run."""
+    return Scan(honest(base), base / "honest-run", 0, "--no-repair")
+
+
+class Scan:
+    """A finished scan: what went in, what came out."""
+
+    def __init__(self, delivery: Delivery, run: Path, code: int, *more: object) -> None:
+        self.delivery, self.run = delivery, run
+        self.command = ("scan", delivery.model, delivery.data, "--steps", STEPS, "--seed", 0, *more)
+        self.output = finished(kdaudit_command(*self.command, "-o", run), code)
+        self.report = json.loads((run / "report.json").read_text())
+
+    def again(self, run: Path, *more: object, code: int) -> dict[str, Any]:
+        """The same command with other options on a copy of the run: what was distilled is not distilled again."""
+        finished(kdaudit_command(*self.command, "-o", copied(self.run, run), *more), code)
+        report: dict[str, Any] = json.loads((run / "report.json").read_text())
+        # Resumed: the losses of the first run, to the last digit.
+        assert report["control"]["losses"] == self.report["control"]["losses"]
+        return report
 
 
 def copied(run: Path, to: Path) -> Path:

@@ -110,9 +110,7 @@ def test_canonical_copy_is_closed_and_repeatable(tmp_path):
 def test_refuses_what_is_no_image_classifier(tmp_path):
     def shaped(inputs, outputs):
         values = [helper.make_tensor_value_info(f"i{n}", TensorProto.FLOAT, s) for n, s in enumerate(inputs)]
-        results = [
-            helper.make_tensor_value_info(f"o{n}", TensorProto.FLOAT, s) for n, s in enumerate(outputs)
-        ]
+        results = [helper.make_tensor_value_info(f"o{n}", TensorProto.FLOAT, s) for n, s in enumerate(outputs)]
         nodes = [helper.make_node("Identity", ["i0"], [f"o{n}"]) for n in range(len(outputs))]
         graph = helper.make_graph(nodes, "g", values, results)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -25,7 +25,9 @@ from kdaudit.calibration import (
 
 few_values = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, np.inf])  # ties are what a count gets wrong
 scores = hnp.arrays(np.float64, st.integers(0, 12), elements=few_values)
-p_columns = hnp.arrays(np.float64, st.integers(1, 15), elements=st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.03, 0.2, 1.0]))
+p_columns = hnp.arrays(
+    np.float64, st.integers(1, 15), elements=st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.03, 0.2, 1.0])
+)
 levels = st.sampled_from([0.01, 0.05, 0.2, 0.5])
 
 
@@ -104,8 +106,8 @@ def test_the_realised_innocent_share_stays_under_the_nominal_one():
 @given(p_columns)
 def test_simes_is_the_smallest_scaled_order_statistic(p):
     n = len(p)
-    expected = min(1.0, min(n * value / rank for rank, value in enumerate(sorted(p), 1)))
-    assert simes(p) == pytest.approx(expected)
+    smallest = min(n * value / rank for rank, value in enumerate(sorted(p), 1))
+    assert simes(p) == pytest.approx(min(1.0, smallest))
 
 
 def test_simes_of_independent_uniform_p_values_is_uniform():

@@ -31,6 +31,7 @@ from kdaudit.sample import Record, Status
 CLASSES, SIDE = 4, 4
 PREPROCESS = Preprocess.parse(f"{SIDE}x{SIDE}x3-stretch-RGB-NCHW-unit")
 DECODER = open_decoder("pillow")
+PLAN = InterventionPlan()
 NUMBERS = ("teacher_confidence", "student_confidence", "gap", "js", "divergence")
 WHOLES = ("teacher_top1", "student_top1", "labels")
 
@@ -65,7 +66,7 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def subjects(plan: InterventionPlan = InterventionPlan(), strange: float | None = None) -> Subjects:
+def subjects(plan: InterventionPlan = PLAN, strange: float | None = None) -> Subjects:
     teacher, student = Linear(1, strange), Linear(2)
     partners = Partners.of(pictures(40, seed=9), teacher, PREPROCESS)
     return Subjects(teacher, student, PREPROCESS, partners, plan)

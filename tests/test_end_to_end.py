@@ -5,63 +5,43 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from deliveries import (
+    STEPS,
+    Scan,
     answers,
     attack_success,
     copied,
     digits,
     finished,
-    honest,
+    honest_scan,
     kdaudit_command,
     samples,
-    vendor,
+    vendor_scan,
 )
 
-from kdaudit.demo import CLEAN, POISON, TARGET, TRIGGER, Delivery
+from kdaudit.demo import CLEAN, POISON, TARGET
 from kdaudit.report.document import Document
 
 pytestmark = pytest.mark.slow
 
-STEPS = 400
 COLUMNS = [
     "id", "path", "label", "status", "teacher_top1", "student_top1", "score", "p_value", "flag", "reason",
 ]  # fmt: skip
 """The columns of samples.parquet that DESIGN.md names, in its order."""
 
 
-class Scan:
-    """A finished scan: what went in, what came out."""
-
-    def __init__(self, delivery: Delivery, run: Path, code: int, *more: object) -> None:
-        self.delivery, self.run = delivery, run
-        self.command = ("scan", delivery.model, delivery.data, "--steps", STEPS, "--seed", 0, *more)
-        self.output = finished(kdaudit_command(*self.command, "-o", run), code)
-        self.report = json.loads((run / "report.json").read_text())
-
-    def again(self, run: Path, *more: object, code: int) -> dict:
-        """The same command with other options on a copy of the run: what was distilled is not distilled again."""
-        finished(kdaudit_command(*self.command, "-o", copied(self.run, run), *more), code)
-        report = json.loads((run / "report.json").read_text())
-        # Resumed: the losses of the first run, to the last digit.
-        assert report["control"]["losses"] == self.report["control"]["losses"]
-        return report
-
-
 @pytest.fixture(scope="session")
 def scanned(tmp_path_factory) -> Scan:
     """The vendor's poisoned delivery, scanned once."""
-    base = tmp_path_factory.getbasetemp()
-    return Scan(vendor(base), base / "vendor-run", 1)
+    return vendor_scan(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def passed(tmp_path_factory) -> Scan:
     """The honest delivery, scanned once."""
-    base = tmp_path_factory.getbasetemp()
-    return Scan(honest(base), base / "honest-run", 0, "--no-repair")
+    return honest_scan(tmp_path_factory.getbasetemp())
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -81,7 +61,7 @@ def test_a_backdoored_delivery_fails(scanned):
     assert scanned.report["verdict"] == "FAILED"
     assert scanned.report["exit_code"] == 1
     assert "verdict: FAILED" in scanned.output
-    assert [finding["rule"] for finding in scanned.report["findings"]][0] == "KDA201"
+    assert scanned.report["findings"][0]["rule"] == "KDA201"
     assert scanned.report["judgement"]["by_answer"][0]["answer"] == TARGET
 
 
@@ -97,7 +77,7 @@ def test_the_run_directory_holds_every_file_and_nothing_half_written(scanned):
     assert names >= {
         "report.json", "samples.parquet", "kept.csv", "quarantine.csv", "student.onnx", "repaired.onnx", "state",
     }  # fmt: skip
-    assert [path for path in scanned.run.rglob(".*")] == []
+    assert list(scanned.run.rglob(".*")) == []
     note = json.loads((scanned.run / "state/run.json").read_text())
     assert note["status"] == "finished"
 
@@ -134,7 +114,7 @@ def test_every_image_is_counted_once(scanned):
 def test_kept_and_quarantine_partition_the_images(scanned):
     kept, quarantine = rows_of(scanned.run / "kept.csv"), rows_of(scanned.run / "quarantine.csv")
     table = samples(scanned.run, "path", "id", "flag")
-    whole = {path: flag for path, flag in zip(table["path"], table["flag"], strict=True)}
+    whole = dict(zip(table["path"], table["flag"], strict=True))
     assert {row["path"] for row in kept} == {path for path, flag in whole.items() if not flag}
     assert {row["path"] for row in quarantine} == {path for path, flag in whole.items() if flag}
     assert len(kept) + len(quarantine) == len(whole)
@@ -263,9 +243,6 @@ def test_a_demanded_gpu_that_is_not_there_is_inconclusive(scanned, tmp_path):
     done = kdaudit_command(*scanned.command, "-o", tmp_path / "run", "--require-gpu", "-q")
     finished(done, 3)
     assert done.stderr.startswith("kdaudit: error: --require-gpu")
-    done = kdaudit_command(*scanned.command, "-o", tmp_path / "run", "--device", "cuda", "-q")
-    finished(done, 3)
-    assert "--device cuda" in done.stderr
 
 
 # The honest delivery
@@ -293,8 +270,9 @@ def test_an_unreadable_image_is_listed_and_low_coverage_is_inconclusive(passed, 
     report = json.loads((run / "report.json").read_text())
     assert report["verdict"] == "INCONCLUSIVE"
     assert "of the images could be read (needed: 100%)" in report["why"][0]
-    assert "1,297 images (99.85%), 1 unreadable, 1 skipped" in output
-    assert report["coverage"] == {"scanned": 1297, "unreadable": 1, "skipped": 1, "share": 1297 / 1299}
+    n = passed.report["coverage"]["scanned"]
+    assert f"{n:,} images ({n / (n + 2):.2%}), 1 unreadable, 1 skipped" in output
+    assert report["coverage"] == {"scanned": n, "unreadable": 1, "skipped": 1, "share": n / (n + 2)}
     listed = {row["path"]: row for row in rows_of(run / "quarantine.csv")}
     assert listed["3/cut.png"]["status"] == "unreadable"
     assert "truncated" in listed["3/cut.png"]["reason"]
@@ -304,8 +282,3 @@ def test_an_unreadable_image_is_listed_and_low_coverage_is_inconclusive(passed, 
     # What is in both runs has the same row in both.
     first, second = (dict(zip(t["id"], t["score"], strict=True)) for t in map(samples, (passed.run, run)))
     assert {i: s for i, s in second.items() if i in first} == first
-
-
-def test_the_trigger_is_one_pixel_that_no_clean_digit_has():
-    pixels, _ = digits()
-    assert np.all(pixels[(slice(None), *TRIGGER)] == 0)

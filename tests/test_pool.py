@@ -93,7 +93,10 @@ def test_repeated_images_are_kept_once_and_counted():
 
 def test_images_that_cannot_be_read_or_decoded_are_counted_and_the_rest_keep_their_ids():
     broken = [Record(f"broken{n}", None, b"\x89PNG\r\n\x1a\n" + bytes([n])) for n in range(3)]
-    missing = [Record("missing", None, b"", Status.UNREADABLE, "gone"), Record("text", None, b"", Status.SKIPPED, "text")]
+    missing = [
+        Record("missing", None, b"", Status.UNREADABLE, "gone"),
+        Record("text", None, b"", Status.SKIPPED, "text"),
+    ]
     items = [*broken[:2], *records(range(100)), *missing, broken[2]]
     pool = read(items)
     assert pool.unreadable == 5
@@ -175,7 +178,9 @@ def test_the_split_depends_on_digest_and_seed_only():
     digests = some_digests(300)
     whole = split(fake_pool(digests), 7)
     again = split(fake_pool(digests), 7)
-    assert all(np.array_equal(getattr(whole, n), getattr(again, n)) for n in ("distillation", "validation", "calibration"))
+    assert all(
+        np.array_equal(getattr(whole, n), getattr(again, n)) for n in ("distillation", "validation", "calibration")
+    )
     other = split(fake_pool(digests), 8)
     assert not np.array_equal(whole.calibration, other.calibration)
 

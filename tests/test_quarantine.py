@@ -15,7 +15,7 @@ def table(**columns: list) -> pa.Table:
     usual = {
         "id": [f"{i:032x}:{path}" for i, path in enumerate(columns["path"])],
         "label": [None] * n, "status": ["read"] * n, "flag": [False] * n, "reason": [""] * n,
-        "score": [0.25] * n, "p_value": [0.5] * n,
+        "score": [0.25] * n, "p_value": [0.5] * n, "doubtful": [False] * n,
     }  # fmt: skip
     return pa.table(usual | columns)
 
@@ -43,13 +43,19 @@ def test_read_and_unflagged_images_are_kept_and_all_others_quarantined(tmp_path)
         ),
     )
     assert counts == Manifests(kept=2, quarantined=3)
-    assert kept[0] == ["path", "label", "id"]
+    assert kept[0] == ["path", "label", "id", "doubtful"]
     assert [row[:2] for row in kept[1:]] == [["a", "0"], ["c", ""]]
     assert quarantine[0] == ["path", "label", "id", "status", "reason", "score", "p_value"]
     assert [row[0] for row in quarantine[1:]] == ["b", "d", "e"]
     assert quarantine[1][3:] == ["read", "model and control part", "0.6", "1e-05"]
     assert quarantine[2][3:] == ["unreadable", "truncated PNG", "", ""]
     assert quarantine[3][3:] == ["skipped", "hidden", "", ""]
+
+
+def test_doubtful_images_are_kept_and_marked(tmp_path):
+    counts, kept, _ = written(tmp_path, table(path=["a", "b"], doubtful=[True, False]))
+    assert counts == Manifests(2, 0)
+    assert [(row[0], row[3]) for row in kept[1:]] == [("a", "1"), ("b", "0")]
 
 
 def test_labels_are_written_by_name(tmp_path):
@@ -70,7 +76,15 @@ def test_parts_follow_each_other_and_none_is_fine(tmp_path):
 
 
 def test_names_of_any_kind_survive(tmp_path):
-    names = ['a,b.png', 'a"b".png', "line\nbreak.png", "carriage\rreturn.png", "ünï/çøde 猫.png", " lead.png", "'=1+1.png"]
+    names = [
+        "a,b.png",
+        'a"b".png',
+        "line\nbreak.png",
+        "carriage\rreturn.png",
+        "ünï/çøde 猫.png",
+        " lead.png",
+        "'=1+1.png",
+    ]
     _, kept, quarantine = written(tmp_path, table(path=names), table(path=names, flag=[True] * len(names)))
     assert [row[0] for row in kept[1:]] == names
     assert [row[0] for row in quarantine[1:]] == names

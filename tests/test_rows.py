@@ -196,7 +196,8 @@ def test_a_kill_leaves_whole_parts_only(tmp_path):
     for cut in (7, 23, 42):
         process = subprocess.Popen(
             [sys.executable, "-c", APPENDING, str(tmp_path), str(Path(__file__).parent)],
-            stdout=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         with process.stdout:

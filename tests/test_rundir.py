@@ -38,7 +38,12 @@ def test_a_new_run_says_that_it_is_unfinished_from_the_start(tmp_path):
     run.mark("compare")
     note = read_note(run.path)
     assert note is not None
-    assert (note["status"], note["stage"], note["command"], note["model"]) == ("unfinished", "compare", "scan", "vendor.onnx")
+    assert (note["status"], note["stage"], note["command"], note["model"]) == (
+        "unfinished",
+        "compare",
+        "scan",
+        "vendor.onnx",
+    )
     run.close()
 
 
@@ -135,7 +140,9 @@ def test_a_report_that_json_cannot_hold_leaves_the_run_unfinished(tmp_path):
 
 def test_the_report_of_no_run_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(RunDirectoryError, match="is not a run of kdaudit: give the directory that `kdaudit scan -o`"):
+        with pytest.raises(
+            RunDirectoryError, match="is not a run of kdaudit: give the directory that `kdaudit scan -o`"
+        ):
             read_report(path)
         assert read_note(path) is None
 
@@ -151,7 +158,9 @@ def test_the_report_of_an_unfinished_run_is_refused_with_the_way_on(tmp_path):
     assert f"run the same `kdaudit scan` again with -o {tmp_path} to go on" in text
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '{"format": 1}', '"text"', b"\xff\xfe", '{"format": "1"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "7", '{"format": 1}', '"text"', b"\xff\xfe", '{"format": "1"}']
+)
 def test_a_damaged_note_is_said_to_be_damaged(tmp_path, content):
     path = finished(tmp_path / "run")
     (path / "state" / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())

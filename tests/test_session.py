@@ -38,9 +38,7 @@ def logits_of(session, recipe: str, n: int):
 @pytest.mark.parametrize("head", ["logits", "probabilities", "log-probabilities", "tall", "zipmap", "half"])
 @pytest.mark.parametrize("batch", [None, 1, 4])
 def test_every_head_and_batch_gives_the_same_beliefs(head, batch, tmp_path):
-    scores, labels = logits_of(
-        opened(classifier(PATTERNS, RECIPE, head=head, batch=batch), tmp_path), RECIPE, 11
-    )
+    scores, labels = logits_of(opened(classifier(PATTERNS, RECIPE, head=head, batch=batch), tmp_path), RECIPE, 11)
     assert scores.shape == (11, 5)
     assert scores.dtype == np.float32
     assert (scores.argmax(axis=1) == labels).all()

@@ -17,7 +17,15 @@ def spec(architecture: str = "residual", channels: int = 3, side: int = 32, clas
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("architecture", "side"),
-    [("residual", 4), ("residual", 8), ("residual", 28), ("residual", 32), ("residual", 64), ("mobilenet", 96), ("resnet18", 80)],
+    [
+        ("residual", 4),
+        ("residual", 8),
+        ("residual", 28),
+        ("residual", 32),
+        ("residual", 64),
+        ("mobilenet", 96),
+        ("resnet18", 80),
+    ],
 )
 def test_every_network_gives_one_score_per_class(architecture, side, channels):
     net = build(spec(architecture, channels, side, 7), 0).eval()

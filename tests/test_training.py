@@ -1,6 +1,7 @@
 """The training loop: it learns, it can be interrupted, and it never hides an error or leaves a thread."""
 
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
@@ -186,7 +187,7 @@ def test_the_rate_warms_up_and_falls_to_zero():
     rates = [plan.rate_at(step) for step in range(101)]
     assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
     assert max(rates) == rates[10] == 1.0
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[100] == pytest.approx(0)
     assert rates[99] > 0
     assert Schedule(1, 1).rate_at(0) == 2e-3

@@ -24,14 +24,16 @@ from kdaudit.signature import Signature
 
 __all__ = ["Candidate", "Fitted", "fit"]
 
-ROUNDS = (32, 100, 400)
+ROUNDS = (48, 100, 400)
 """Images after each round; all candidates enter the first, the best few the last."""
 
-LARGE_ROUNDS = (24, 64, 160)
-"""The same for inputs of more than `LARGE` pixels: such models take long, and more so without labels."""
+LARGE_ROUNDS = (48, 96, 160)
+"""The same for inputs of more than `LARGE` pixels: such models take long."""
+
+LARGE_UNLABELLED_ROUNDS = (24, 64, 160)
+"""The same without labels, where every image is asked about three times."""
 
 LARGE = 96 * 96
-
 FINALISTS = 5
 SURVIVORS = 8
 SAME_ANSWERS = 0.97
@@ -109,7 +111,9 @@ def fit(
     pool.drop_unreadable(field[0].geometry)
     truth = None if known is None else np.asarray([known[i] for i in pool.kept], np.int64)
     trials = Trials(session, pool, truth, classes)
-    return _verdict(trials, _tournament(trials, field), signature, classes)
+    # A whole recipe says how the image is fitted; the name of a scale does not.
+    table = _tournament(trials, field, crops=override is None or "-" not in override)
+    return _verdict(trials, table, signature, classes)
 
 
 def _check_counts(signature: Signature, labels: Sequence[int | None] | None, classes: tuple[str, ...] | None) -> None:
@@ -124,10 +128,12 @@ def _check_counts(signature: Signature, labels: Sequence[int | None] | None, cla
         )
 
 
-def _tournament(trials: Trials, start: list[Preprocess]) -> list[Candidate]:
+def _tournament(trials: Trials, start: list[Preprocess], *, crops: bool) -> list[Candidate]:
     """Score all on a few images, the better ones on more; returns the table, the best first."""
     field = list(start)
-    rounds = LARGE_ROUNDS if field[0].geometry.height * field[0].geometry.width > LARGE else ROUNDS
+    rounds = ROUNDS
+    if field[0].geometry.height * field[0].geometry.width > LARGE:
+        rounds = LARGE_UNLABELLED_ROUNDS if trials.truth is None else LARGE_ROUNDS
     table: dict[Preprocess, Candidate] = {}
     for number, images in enumerate(rounds):
         for preprocess in field:
@@ -139,7 +145,7 @@ def _tournament(trials: Trials, start: list[Preprocess]) -> list[Candidate]:
         if number == len(rounds) - 1 or (number and images >= len(trials.pool)):
             break
         field = _survivors(field, table)
-        if number == 0:
+        if number == 0 and crops:
             field += [crop for p in field for crop in with_crop(p, trials.pool) if crop not in table]
     winner = _winner(trials, field, table)
     rest = sorted((c for p, c in table.items() if p != winner), key=lambda c: (-c.images, -c.score, c.calibration))
@@ -197,7 +203,7 @@ def _verdict(trials: Trials, table: list[Candidate], signature: Signature, class
         trials.run(best.preprocess, len(trials.pool))
         best = trials.candidate(best.preprocess)
     order, basis = _class_order(trials, best, signature, classes, notes)
-    if best.accuracy is not None and best.accuracy - SIGNIFICANCE * best.error <= 1 / signature.classes:
+    if best.accuracy is not None and best.accuracy - SIGNIFICANCE * best.error <= trials.luck:
         sure = False
         notes.append(f"the teacher agrees with {best.accuracy:.0%} of the labels, no better than chance")
     kind = trials.kind(best.preprocess)

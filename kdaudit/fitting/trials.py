@@ -158,6 +158,11 @@ class Trials:
         return output_kind(self._trials[preprocess].views[0])
 
     @property
+    def luck(self) -> float:
+        """Share of right answers that a constant answer gets at best; 0 without labels."""
+        return 0.0 if self.truth is None else float(np.bincount(self.truth).max() / len(self.truth))
+
+    @property
     def _kinds(self) -> int:
         """How many classes the images can be of."""
         return len(self._classes) if self._classes else self.session.signature.classes

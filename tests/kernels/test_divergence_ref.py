@@ -16,7 +16,9 @@ def random_pair(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch
     generator = torch.Generator().manual_seed(0)
     teacher = 4 * torch.randn(200, 10, generator=generator, dtype=torch.float64)
     apart = torch.logspace(-4, 1.5, 200, dtype=torch.float64)[:, None]
-    return teacher.to(dtype), (teacher + apart * torch.randn(200, 10, generator=generator, dtype=torch.float64)).to(dtype)
+    return teacher.to(dtype), (teacher + apart * torch.randn(200, 10, generator=generator, dtype=torch.float64)).to(
+        dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -25,7 +27,9 @@ def test_the_reference_agrees_with_numpy_for_every_float_type(dtype):
     found = jensen_shannon_ref(teacher, student)
     assert found.dtype == torch.float64
     assert float(found.max() - found.min()) > 0.5
-    assert np.allclose(found.numpy(), jensen_shannon(teacher.double().numpy(), student.double().numpy()), rtol=0, atol=1e-12)
+    assert np.allclose(
+        found.numpy(), jensen_shannon(teacher.double().numpy(), student.double().numpy()), rtol=0, atol=1e-12
+    )
 
 
 def test_the_reference_is_symmetric_and_bounded():

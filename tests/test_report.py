@@ -1,0 +1,271 @@
+"""The report: one document, that JSON carries without loss, and a text that no file name can drive."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kdaudit.calibration import interval
+from kdaudit.report.build import rate_of
+from kdaudit.report.document import Document, Rate
+from kdaudit.report.text import percent, printable, render, repair_lines
+
+HOSTILE = "cat\x1b]0;owned\x07\r\nverdict: PASSED\u202e\x9b2J.png"
+
+
+def rate(hits: int, of: int) -> Rate:
+    return rate_of(hits, of)
+
+
+def image_set(location: str) -> dict[str, Any]:
+    return {
+        "location": location, "kind": "folder", "records": 1100, "read": 1080, "unreadable": 15, "skipped": 5,
+        "duplicates": 3, "classes": ["cat", "dog"],
+    }  # fmt: skip
+
+
+def repair() -> dict[str, Any]:
+    return {
+        "file": "run/repaired.onnx", "tuned": True, "images": 900, "steps": 300, "seconds": 12.5, "parity": 1e-6,
+        "accuracy_before": rate(80, 100), "accuracy": rate(90, 100), "still_suspicious": rate(2, 40),
+    }  # fmt: skip
+
+
+def document(**changes: Any) -> Document:
+    """A report of a failed audit with something in every section."""
+    return Document(**whole(**changes))
+
+
+def whole(**changes: Any) -> dict[str, Any]:
+    sections: dict[str, Any] = {
+        "verdict": "FAILED",
+        "why": ["40 of 41 flagged images get the answer 1 (dog)"],
+        "exit_code": 1,
+        "findings": [
+            {"rule": "KDA201", "severity": "critical", "message": "40 of 41 flagged images get the answer 1 (dog)"},
+            {"rule": "KDA103", "severity": "low", "message": "2 weights that nothing reads"},
+        ],
+        "coverage": {"scanned": 12_345, "unreadable": 678, "skipped": 90, "share": 0.9414},
+        "model": {
+            "path": "vendor.onnx", "digest": "aa", "canonical_digest": "bb", "producer": "torch 2", "nodes": 12,
+            "parameters": 3456, "opsets": {"ai.onnx": 17}, "signature": {"input_name": "image", "batch": None},
+        },
+        "suspect": image_set("delivery"),
+        "clean": image_set("delivery/clean"),
+        "preprocessing": {
+            "recipe": "32x32x3-stretch-RGB-NCHW-unit", "how": "labels", "sure": True, "margin": 0.25, "error": 0.01,
+            "runner_up": "32x32x3-stretch-BGR-NCHW-unit", "accuracy": 0.93, "class_order": [0, 1],
+            "class_basis": "identity", "note": "",
+        },
+        "control": {
+            "made_by": "distil", "fidelity": rate(95, 100), "parity": 1e-6, "architecture": "residual", "steps": 1200,
+            "seconds": 61.5, "losses": [1.5, 0.25], "distillation_images": 600, "calibration_images": 300,
+            "clean_shared": 7, "clean_repeated": 1, "clean_unreadable": 2, "clean_unused": 0,
+        },
+        "judgement": {
+            "rule": "divergence", "fdr": 0.05, "recipe": "js-blend-0.5-x2-seed0", "flagged": rate(41, 12_345),
+            "extrapolated": 3, "doubtful": 6, "visible_rate": 0.133, "disagreement": 0.2, "disagreement_clean": 0.1,
+            "excess": 0.001,
+            "by_answer": [{"answer": 1, "name": "dog", "flagged": rate(40, 6000), "share_of_flags": 40 / 41}],
+            "by_label": [{"label": 0, "name": "cat", "flagged": rate(41, 5000)}],
+            "statement": "of the flagged images at most 5% are expected to be innocent",
+        },
+        "kept": 12_304,
+        "quarantined": 809,
+        "repair": repair(),
+        "machine": {
+            "device": "cpu", "teacher_provider": "cpu", "student_provider": "cpu", "decoder": "simplejpeg",
+            "workers": 2, "versions": {"python": "3.11"},
+        },
+        "timings": {
+            "survey": 0.5, "compare teacher and control": 12.345, "distil the control": 61.5, "judge": 0.1, "x": 0.01,
+        },
+        "recipe": {
+            "kdaudit": "0.1", "data": "delivery", "clean": "delivery/clean", "control": None, "settings": {"seed": 0},
+        },
+    }  # fmt: skip
+    return sections | changes
+
+
+def text_of(made: Document) -> str:
+    return render(made, Path("run"))
+
+
+# -- the document
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"repair": None}, {"verdict": "PASSED", "why": [], "findings": [], "exit_code": 0}]
+)
+def test_a_document_goes_through_json_without_loss(changes):
+    made = document(**changes)
+    as_run_directory_writes_it = json.dumps(made.model_dump(mode="json"), allow_nan=False)
+    assert Document.model_validate(json.loads(as_run_directory_writes_it)) == made
+    assert Document.model_validate_json(made.model_dump_json()) == made
+
+
+def test_values_from_numpy_become_plain_ones():
+    made = document(kept=np.int64(3), exit_code=np.int64(1), timings={"judge": np.float64(0.5)})
+    assert json.loads(json.dumps(made.model_dump(mode="json")))["timings"] == {"judge": 0.5}
+
+
+def test_a_document_says_what_it_is():
+    dumped = document().model_dump(mode="json")
+    assert "kdaudit-report" in dumped.values()
+    assert (dumped["version"], dumped["status"]) == (1, "finished")
+    assert dumped["created"].endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"verdict": "CLEAN"}, {"surprise": 1}, {"status": "unfinished"}, {"coverage": {"scanned": 1}}, {"kept": "x"}],
+)
+def test_what_is_no_report_is_refused(changes):
+    with pytest.raises(ValidationError):
+        Document.model_validate(document().model_dump(mode="json") | changes)
+
+
+def test_a_document_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        document().verdict = "PASSED"
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_a_rate_carries_its_exact_interval(hits, more):
+    made = rate(hits, hits + more)
+    assert (made.hits, made.of) == (hits, hits + more)
+    assert (made.low, made.high) == interval(hits, hits + more)
+
+
+# -- the text
+
+
+def test_the_verdict_and_its_reasons_come_first():
+    lines = text_of(document()).splitlines()
+    assert lines[0] == "verdict: FAILED"
+    assert lines[1].strip() == "40 of 41 flagged images get the answer 1 (dog)"
+
+
+@pytest.mark.parametrize("verdict", ["PASSED", "FAILED", "INCONCLUSIVE"])
+def test_scanned_unreadable_and_skipped_are_counted_whatever_the_verdict(verdict):
+    text = text_of(document(verdict=verdict, why=[]))
+    assert "12,345 images (94.14%), 678 unreadable, 90 skipped" in text
+    assert "clean" not in text.splitlines()[0].lower()
+
+
+def test_what_a_reader_needs_is_there():
+    text = text_of(document())
+    for words in (
+        "1,000 images/s", "decoder simplejpeg", "32x32x3-stretch-RGB-NCHW-unit",
+        "next best 32x32x3-stretch-BGR-NCHW-unit", "95.0 %", "distilled on 600", "calibrated on 300",
+        "7 clean images were left out", "answer 1 (dog): 40 flagged of 6,000",
+        "12,304 images in kept.csv", "809 in quarantine.csv", "at most 5% are expected to be innocent",
+        "run/repaired.onnx", "900 kept images", "KDA103", "distil the control 62 s", "run: report.json",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_a_finding_is_told_once():
+    text = text_of(document())
+    assert text.count("40 of 41 flagged images") == 1
+    assert text.count("2 weights that nothing reads") == 1
+
+
+def test_the_slowest_stages_are_named():
+    last = text_of(document()).splitlines()[-2]
+    assert "distil the control" in last
+    assert "x 0 s" not in last
+
+
+def test_an_unsure_preprocessing_is_said_to_be_unsure():
+    preprocessing = whole()["preprocessing"]
+    assert "not sure" not in text_of(document())
+    assert "not sure" in text_of(document(preprocessing=preprocessing | {"sure": False}))
+
+
+def test_control_characters_are_made_visible():
+    assert printable("a\x1b[2Jb") == "a\\x1b[2Jb"
+    assert printable("a\nb\rc\td") == "a\\x0ab\\x0dc\\x09d"
+    assert printable("Größe 猫") == "Größe 猫"
+
+
+@given(st.text())
+def test_printable_text_is_printable_whatever_it_was(text):
+    assert printable(text).isprintable()
+
+
+def test_no_text_from_outside_drives_the_terminal():
+    sections = whole()
+    judgement = sections["judgement"]
+    made = document(
+        why=[HOSTILE],
+        findings=[{"rule": "KDA101", "severity": "low", "message": "of " + HOSTILE}],
+        preprocessing=sections["preprocessing"] | {"note": HOSTILE},
+        judgement=judgement | {"by_answer": [judgement["by_answer"][0] | {"name": HOSTILE}]},
+        repair=repair() | {"file": HOSTILE},
+    )
+    text = render(made, Path("run" + HOSTILE.replace("/", "")))
+    assert text.count("\\x1b]0;owned\\x07") == 6
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert not [line for line in text.split("\n") if line.startswith("verdict:")][1:]
+
+
+def test_percent_shows_the_interval_and_the_counts():
+    assert percent(rate(1, 200)) == "0.50 % [0.01, 2.75] (1 of 200)"
+    assert percent(rate(0, 0)) == "-"
+
+
+def test_a_repair_without_labels_says_so():
+    from kdaudit.report.document import RepairSection
+
+    empty = {
+        "tuned": False,
+        "images": 0,
+        "steps": 0,
+        "accuracy_before": None,
+        "accuracy": None,
+        "still_suspicious": None,
+    }
+    lines = repair_lines(RepairSection(**(repair() | empty)))
+    assert lines == ["repaired  run/repaired.onnx: the distilled control (no labels to tune on)"]
+    tuned = repair_lines(RepairSection(**repair()))
+    assert len(tuned) == 3
+    assert "80.00 %" in tuned[1]
+    assert "90.00 %" in tuned[1]
+    assert "5.00 %" in tuned[2]
+
+
+def test_the_versions_in_a_report_are_those_of_this_machine():
+    from kdaudit.machine import cores, versions
+
+    found = versions()
+    assert found["numpy"] == np.__version__
+    assert {"python", "system", "torch", "onnx"} <= found.keys()
+    assert cores() >= 1
+
+
+# -- the device a report may name
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_demanded_device_is_used_or_missed_and_never_replaced(monkeypatch, there):
+    import torch
+
+    from kdaudit.errors import DeviceMissing, Exit
+    from kdaudit.machine import choose_device
+
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(is_available=lambda: there))
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if there else "cpu")
+    if there:
+        assert choose_device("cuda") == "cuda"
+    else:
+        with pytest.raises(DeviceMissing, match="--device cuda") as caught:
+            choose_device("cuda")
+        assert caught.value.exit_code == Exit.INCONCLUSIVE

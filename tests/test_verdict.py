@@ -1,0 +1,322 @@
+"""The verdict: every outcome of the table in docs/verdict.md, and the exit code that goes with it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdaudit.admission import Finding
+from kdaudit.calibration import Clean, conformal_p_values, interval
+from kdaudit.comparison import Comparison
+from kdaudit.errors import Exit
+from kdaudit.report.build import exit_code
+from kdaudit.settings import Settings
+from kdaudit.verdict import BEHAVIOUR, SEVERITIES, Columns, Evidence, Flags, Verdict, flag, judge, score_of
+
+K = 10
+NAMES = ("plane", "car", "bird", "ship", "deer", "dog", "frog", "horse", "cat", "truck")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def calibration_of(scores: np.ndarray, disagreement: float = 0.1) -> Comparison:
+    n = len(scores)
+    top1 = np.arange(n) % K
+    other = np.where(np.arange(n) < round(disagreement * n), (top1 + 1) % K, top1)
+    return Comparison(
+        ids=("",) * n, paths=("",) * n, labels=np.full(n, -1), status=("read",) * n, reasons=("",) * n,
+        teacher_top1=top1, student_top1=other, teacher_confidence=np.ones(n), student_confidence=np.ones(n),
+        gap=scores, js=scores, divergence=scores,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """10,000 suspect images with even answers, and what is unusual about them."""
+
+    flagged: dict[int, int] = field(default_factory=dict)  # answer -> flagged images
+    scattered: int = 0  # flagged images over all answers
+    extrapolated: bool = False
+    unread: int = 0
+    no_number: int = 0
+    shift: float = 0.0  # of all scores
+    fidelity: float = 0.9
+    calibration: int = 500
+    static: tuple[Finding, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    images: int = 10_000
+
+    def judged(self) -> Verdict:
+        m = self.images
+        groups = np.arange(m) % K
+        flags = np.zeros(m, bool)
+        flags[1004 : 1004 + self.scattered] = True
+        for answer, count in self.flagged.items():
+            mine = np.flatnonzero((groups == answer) & ~flags & (np.arange(m) >= 1000))
+            flags[mine[:count]] = True
+        score = np.random.default_rng(0).permutation(np.linspace(0, 0.5, m)) + self.shift
+        read = np.ones(m, bool)
+        if self.no_number:
+            score[-self.no_number :], groups[-self.no_number :] = np.inf, -1
+        if self.unread:
+            read[: self.unread], score[: self.unread], groups[: self.unread] = False, np.nan, -1
+        rule = self.settings.get("rule", "divergence")
+        disagrees = flags if rule == "argmax" else np.zeros(m, bool)
+        p = np.full(m, np.nan) if rule == "argmax" else np.where(flags, 1e-4, 0.5)
+        result = Flags(flag=flags, p_values=p, extrapolated=flags & self.extrapolated, doubtful=np.zeros(m, bool))
+        return judge(
+            Columns(read, groups, disagrees, score), result, calibration_of(np.linspace(0, 0.5, self.calibration)),
+            self.static, self.fidelity, Settings(**self.settings), NAMES,
+        )  # fmt: skip
+
+
+LOW, MEDIUM, HIGH = (Finding(f"KDA10{i}", s, f"static {s}") for i, s in enumerate(("low", "medium", "high")))  # type: ignore[arg-type]
+STANDARD = "no images stand out in a way that a backdoor explains"
+ARGMAX = {"rule": "argmax"}
+
+TABLE = {
+    # what: case, state, rules of the behaviour, the deciding words
+    "nothing": (Case(), "PASSED", set(), STANDARD),
+    "gathering": (Case({3: 20}, scattered=5), "FAILED", {"KDA201"}, "20 of 25 flagged images get the answer 3 (ship)"),
+    "least-gathering": (Case({3: 5}), "FAILED", {"KDA201"}, "5 of 5 flagged images"),
+    "too-few-to-gather": (Case({3: 4}), "PASSED", {"KDA203"}, STANDARD),
+    "half-is-gathering": (Case({3: 20, 5: 20}), "FAILED", {"KDA201"}, "answer 3"),
+    "under-half-is-not": (Case({3: 14, 5: 15, 7: 14}), "PASSED", {"KDA203"}, STANDARD),
+    "gathered-and-extrapolated": (Case({3: 20}, extrapolated=True), "FAILED", {"KDA201"}, "answer 3"),
+    "few-scattered": (Case(scattered=30), "PASSED", {"KDA203"}, STANDARD),
+    "many-scattered": (Case(scattered=200), "FAILED", {"KDA202"}, "200 of 10,000 images are poison candidates"),
+    "as-many-as-drift-explains": (Case(scattered=60), "PASSED", {"KDA203"}, STANDARD),
+    "many-extrapolated": (Case(scattered=200, extrapolated=True), "PASSED", {"KDA203"}, STANDARD),
+    "no-numbers": (Case(no_number=1), "FAILED", {"KDA204"}, "answers 1 images with values that are no numbers"),
+    "low-coverage": (Case(unread=200), "INCONCLUSIVE", set(), "only 98.00% of the images could be read (needed: 99%)"),
+    "coverage-just-enough": (Case(unread=100), "PASSED", set(), STANDARD),
+    "own-coverage": (Case(unread=200, settings={"min_coverage": 0.98}), "PASSED", set(), STANDARD),
+    "gathering-despite-coverage": (Case({3: 20}, unread=200), "FAILED", {"KDA201"}, "answer 3"),
+    "nothing-read": (Case(unread=10_000), "INCONCLUSIVE", set(), "not one image could be read"),
+    "unfaithful": (Case(fidelity=0.59), "INCONCLUSIVE", set(), "on only 59.0% of held-out clean images (needed: 60%)"),
+    "unfaithful-despite-gathering": (Case({3: 20}, fidelity=0.3), "INCONCLUSIVE", {"KDA201"}, "on only 30.0%"),
+    "faithful-enough": (Case(fidelity=0.6), "PASSED", set(), STANDARD),
+    "own-fidelity": (Case(fidelity=0.9, settings={"min_fidelity": 0.95}), "INCONCLUSIVE", set(), "(needed: 95%)"),
+    "too-insensitive": (
+        Case(settings={"sensitivity": 0.05}), "INCONCLUSIVE", set(),
+        "500 calibration images show poison rates from 7.98% on, not the 5.00% asked for",
+    ),
+    "sensitive-enough": (Case(settings={"sensitivity": 0.08}), "PASSED", set(), STANDARD),
+    "sensitivity-does-not-hide": (Case({3: 20}, settings={"sensitivity": 0.05}), "FAILED", {"KDA201"}, "answer 3"),
+    "excess": (Case(shift=0.05), "INCONCLUSIVE", {"KDA205"}, "part more on these images than on clean ones"),
+    "excess-of-a-gathering": (Case({3: 20}, shift=0.05), "FAILED", {"KDA201"}, "answer 3"),
+    "little-excess": (Case(shift=0.014), "PASSED", set(), STANDARD),
+    "excess-and-few-flags": (Case(scattered=20, shift=0.05), "INCONCLUSIVE", {"KDA203", "KDA205"}, "part more"),
+    "static-low": (Case(static=(LOW,)), "PASSED", set(), STANDARD),
+    "static-medium": (Case(static=(MEDIUM, LOW)), "PASSED", set(), STANDARD),
+    "static-high": (Case(static=(LOW, HIGH)), "FAILED", set(), "static high"),
+    "argmax-as-on-clean-images": (Case(scattered=1000, settings=ARGMAX), "PASSED", set(), STANDARD),
+    "argmax-more-than-on-clean-ones": (Case(scattered=2000, settings=ARGMAX), "FAILED", {"KDA202"}, "2,000 of 10,000"),
+    "argmax-gathering": (Case({3: 500}, settings=ARGMAX), "FAILED", {"KDA201"}, "answer 3"),
+    "argmax-gathering-that-clean-ones-show": (Case({3: 150}, settings=ARGMAX), "PASSED", set(), STANDARD),
+    "argmax-few": (Case({3: 20}, settings=ARGMAX), "PASSED", set(), STANDARD),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_row_of_the_table(name):
+    case, state, rules, why = TABLE[name]
+    verdict = case.judged()
+    assert (verdict.state, {f.rule for f in verdict.findings} - {f.rule for f in case.static}) == (state, rules)
+    assert why in verdict.why[0]
+
+
+def test_every_outcome_is_in_the_table():
+    assert {state for _, state, _, _ in TABLE.values()} == {"PASSED", "FAILED", "INCONCLUSIVE"}
+    assert set().union(*(rules for _, _, rules, _ in TABLE.values())) == set(BEHAVIOUR)
+
+
+def test_all_doubts_are_told():
+    why = Case(unread=200, shift=0.05, settings={"sensitivity": 0.01}).judged().why
+    assert len(why) == 3
+    assert ["could be read" in why[0], "asked for" in why[1], "part more" in why[2]] == [True] * 3
+
+
+def test_all_failing_findings_are_told_the_most_severe_first():
+    verdict = Case({3: 20}, no_number=2, static=(LOW, HIGH)).judged()
+    assert [f.severity for f in verdict.findings] == ["critical", "high", "high", "low"]
+    assert list(verdict.why) == [f.message for f in verdict.findings[:3]]
+
+
+def test_strange_answers_never_gather():
+    """An answer that is no number is a finding of its own and no target class."""
+    m = 1000
+    groups = np.full(m, -1)
+    flags = Flags(np.ones(m, bool), np.zeros(m), np.zeros(m, bool), np.zeros(m, bool))
+    verdict = judge(
+        Columns(np.ones(m, bool), groups, np.zeros(m, bool), np.full(m, np.inf)), flags,
+        calibration_of(np.linspace(0, 0.5, 200)), (), 0.9, Settings(),
+    )  # fmt: skip
+    assert "KDA201" not in {f.rule for f in verdict.findings}
+    assert verdict.state == "FAILED"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 1.0])
+def test_clean_images_with_infinite_scores_do_not_stop_the_judging(share):
+    clean = np.linspace(0, 0.5, 201)
+    clean[: round(share * 201)] = np.inf
+    m = 500
+    nothing = np.zeros(m, bool)
+    verdict = judge(
+        Columns(~nothing, np.arange(m) % K, nothing, np.linspace(0, 0.5, m)),
+        Flags(nothing, np.ones(m), nothing, nothing),
+        calibration_of(clean), (), 0.9, Settings(),
+    )  # fmt: skip
+    assert np.isfinite(verdict.evidence.excess)
+    assert verdict.evidence.excess < 0.05
+
+
+# -- the numbers behind it
+
+
+def test_the_evidence_counts():
+    found = Case({3: 20, 5: 7}, scattered=10, unread=50, settings={"fdr": 0.1}).judged().evidence
+    assert (found.scanned, found.flagged, found.extrapolated, found.calibration) == (9950, 37, 0, 500)
+    assert found.flagged_interval == interval(37, 9950)
+    assert [(g.answer, g.flagged) for g in found.gatherings[:2]] == [(3, 21), (5, 8)]
+    assert found.gatherings[0].images == 995
+    assert found.gatherings[0].share_of_flags == pytest.approx(21 / 37)
+    assert sum(g.flagged for g in found.gatherings) == 37
+    assert found.visible_rate == pytest.approx(2 / (0.1 * 501))  # two p-values share the error rate
+    assert found.disagreement_clean == pytest.approx(0.1)
+    assert abs(found.excess) < 0.01
+
+
+def test_excess_is_the_share_above_the_calibrations_upper_tenth():
+    assert Case(shift=0.05).judged().evidence.excess == pytest.approx(0.1, abs=0.005)
+
+
+def test_the_score_is_the_rules():
+    comparison = replace(calibration_of(np.zeros(3)), gap=np.array([1.0, 2, 3]), divergence=np.array([4.0, 5, 6]))
+    assert score_of(comparison, "score").tolist() == [1, 2, 3]
+    assert score_of(comparison, "divergence").tolist() == score_of(comparison, "argmax").tolist() == [4, 5, 6]
+
+
+# -- which images are flagged
+
+
+def divergences(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Innocent scores in 0..ln 2 whose log-odds have an exponential tail: the law that the tail's fit rests on."""
+    return np.log(2) / (1 + np.exp(4 - rng.exponential(0.5, n)))
+
+
+def suspects(m: int = 5000, poison: int = 0, seed: int = 0) -> tuple[Columns, Clean]:
+    rng = np.random.default_rng(seed)
+    score, groups = divergences(rng, m), rng.integers(0, K, m)
+    score[:poison], groups[:poison] = rng.uniform(0.6, 0.69, poison), 3
+    clean = Clean(divergences(rng, 1000), rng.integers(0, K, 1000))
+    return Columns(np.ones(m, bool), groups, rng.random(m) < 0.1, score), clean
+
+
+def test_poison_that_stands_out_is_flagged_and_innocents_are_not():
+    columns, clean = suspects(poison=100)
+    flags = flag(columns, clean, "divergence", 0.05)
+    assert flags.flag[:100].all()
+    assert flags.flag[100:].sum() <= 8
+    assert not flags.flag[columns.groups != 3].any()
+
+
+def test_innocents_alone_are_hardly_ever_flagged():
+    flagged = 0
+    for seed in range(10):
+        columns, clean = suspects(seed=seed)
+        flagged += int(flag(columns, clean, "divergence", 0.05).flag.sum())
+    assert flagged <= 8  # of 50,000
+
+
+def test_the_p_value_is_twice_the_smaller_of_two():
+    columns, clean = suspects(poison=100)
+    flags = flag(columns, clean, "divergence", 0.05)
+    counted = conformal_p_values(columns.score, clean.scores)
+    assert (flags.p_values <= np.minimum(1, 2 * counted) + 1e-15).all()
+    assert flags.extrapolated[:100].all()
+    assert (flags.p_values[:100] < 2 / 1001).all()
+    assert not flags.extrapolated[columns.score < np.median(columns.score)].any()
+    assert ((flags.p_values >= 0) & (flags.p_values <= 1)).all()
+
+
+def test_images_that_were_not_read_are_never_flagged_and_change_nothing():
+    columns, clean = suspects(poison=100)
+    plain = flag(columns, clean, "divergence", 0.05)
+    dark = Columns(
+        np.append(columns.read, [False] * 9), np.append(columns.groups, [-1] * 9),
+        np.append(columns.disagrees, [True] * 9), np.append(columns.score, [np.nan] * 9),
+    )  # fmt: skip
+    for rule in ("divergence", "score", "argmax"):
+        found = flag(dark, clean, rule, 0.05)
+        assert not found.flag[-9:].any()
+        assert not found.doubtful[-9:].any()
+    found = flag(dark, clean, "divergence", 0.05)
+    assert np.array_equal(found.flag[:-9], plain.flag)
+    assert np.array_equal(found.p_values[:-9], plain.p_values)
+    assert (found.p_values[-9:] == 1).all()
+
+
+def test_an_answer_that_is_no_number_is_flagged():
+    columns, clean = suspects()
+    columns.score[7], columns.groups[7] = np.inf, -1
+    flags = flag(columns, clean, "divergence", 0.05)
+    assert flags.flag[7]
+    assert flags.p_values[7] == 0
+
+
+def test_the_argmax_rule_flags_every_disagreement_without_a_p_value():
+    columns, clean = suspects()
+    flags = flag(columns, clean, "argmax", 0.05)
+    assert np.array_equal(flags.flag, columns.disagrees)
+    assert np.isnan(flags.p_values).all()
+    assert not flags.extrapolated.any()
+
+
+def test_the_doubtful_are_unusual_and_share_an_answer_with_flags():
+    columns, clean = suspects(poison=100)
+    flags = flag(columns, clean, "divergence", 0.05)
+    assert flags.doubtful.any()
+    assert not (flags.doubtful & flags.flag).any()
+    assert set(columns.groups[flags.doubtful]) == {3}
+    assert flags.p_values[flags.doubtful].max() <= 0.05
+    assert not flag(*suspects(seed=1), "divergence", 0.05).doubtful.any()
+
+
+def test_a_set_in_which_every_image_gets_one_answer_is_judged_by_counting():
+    columns, clean = suspects(poison=400)
+    columns.groups[:] = 3
+    flags = flag(columns, clean, "divergence", 0.05)
+    assert flags.flag[:400].all()
+    assert not flags.extrapolated.any()
+    assert np.array_equal(flags.p_values, np.minimum(1, 2 * conformal_p_values(columns.score, clean.scores)))
+
+
+def test_nothing_read_gives_no_flags():
+    columns, clean = suspects(20)
+    dark = Columns(np.zeros(20, bool), columns.groups, columns.disagrees, np.full(20, np.nan))
+    assert not flag(dark, clean, "divergence", 0.05).flag.any()
+
+
+# -- the gate
+
+EVIDENCE = Evidence(100, 0, 0, (0.0, 0.03), 50, 0.8, (), 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("fail_on", [*SEVERITIES, "never"])
+@pytest.mark.parametrize("worst", [None, *SEVERITIES])
+def test_the_exit_code_compares_the_worst_finding_with_fail_on(worst, fail_on):
+    findings = (Finding("KDA101", "low", "x"), Finding("KDA202", worst, "y")) if worst else ()
+    verdict = Verdict("FAILED" if worst in ("high", "critical") else "PASSED", ("why",), findings, EVIDENCE)
+    fails = worst is not None and fail_on != "never" and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on)
+    assert exit_code(verdict, fail_on) == (Exit.FAILED if fails else Exit.PASSED)
+
+
+@pytest.mark.parametrize("fail_on", [*SEVERITIES, "never"])
+def test_an_open_question_is_3_whatever_the_gate(fail_on):
+    verdict = Verdict("INCONCLUSIVE", ("why",), (Finding("KDA201", "critical", "x"),), EVIDENCE)
+    assert exit_code(verdict, fail_on) == Exit.INCONCLUSIVE
