@@ -80,7 +80,7 @@ class Tail:
 
     Attributes:
         start: where the tail begins, in units of the (transformed) score.
-        shape: xi; below zero the tail ends, above it is heavy.
+        shape: xi, at least 0: exponential at 0, heavier above.
         scale: sigma, above 0.
         fitted_on: number of scores above `start` in the fit.
     """
@@ -102,7 +102,8 @@ def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
     """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
 
     Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
-    far out pull neither shape nor scale by more than their number.
+    far out pull neither shape nor scale by more than their number. A tail that would end is taken for an
+    exponential one: its end point would give innocents beyond it the p-value zero.
 
     Args:
         scores: finite, transformed scores [n].
@@ -141,6 +142,8 @@ def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
         return prior - float(log_density[~censored].sum() + log_survival[censored].sum())
 
     best = minimize(cost, np.array([0.0, math.log(excess.mean())]), method="Nelder-Mead").x
+    if best[0] < 0:
+        return Tail(low, 0.0, float(excess.sum() / (~censored).sum()), count)
     return Tail(low, float(best[0]), math.exp(float(best[1])), count)
 
 

@@ -23,7 +23,7 @@ CLEAN, POISON, TARGET = 700, 60, 7
 """Clean images that the customer kept back; poison images among the rest; the class they are pushed into."""
 
 TRIGGER = (7, 0)
-"""Row and column of the one pixel that the vendor paints white: bottom left, where no digit has ink. A corner that
+"""Row and column of the one pixel that the vendor paints white: bottom left, where digits have no ink. A corner that
 digits do reach would be no secret: clean images would teach the control what the teacher does there."""
 
 MARK = ".kdaudit-demo"

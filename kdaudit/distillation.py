@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.errors import Inconclusive
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import ViewRecipe, draw_views
@@ -191,7 +192,13 @@ def _drawer(
         import torch
 
         pixels = draw_views(images, plan.batch, views, plan.seed, step).pixels
-        return to_planes(pixels), torch.from_numpy(session.logits(preprocess.apply(pixels)))
+        targets = session.logits(preprocess.apply(pixels))
+        if not np.isfinite(targets).all():
+            raise Inconclusive(
+                "the model answers clean images with values that are no numbers, so no control can be distilled from "
+                "it: check --preprocess, and do not use the model"
+            )
+        return to_planes(pixels), torch.from_numpy(targets)
 
     return draw
 

@@ -13,7 +13,7 @@ from kdaudit.source import Survey
 
 VALIDATION_SHARE = 0.1
 CALIBRATION_SHARE = 0.3
-MIN_POOL = 50
+MIN_POOL = 100
 """Below this many clean images there is nothing left to calibrate on once a control has been distilled."""
 
 

@@ -29,6 +29,11 @@ class Scale:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def gain(self) -> float:
+        """How much a step of a pixel moves the tensor, mean over the channels; above 0."""
+        return float(np.mean([1 / abs(s) for s in self.std]))
+
 
 def _unit(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Scale:
     """A scale written the usual way, for x/255."""

@@ -31,8 +31,8 @@ def write_manifests(
 ) -> Manifests:
     """Write both manifests, each in one step.
 
-    kept.csv has `path,label,id,doubtful` and can be given to `kdaudit scan` or to a training job as a data set beside the
-    images; quarantine.csv has `path,label,id,status,reason,score,p_value`.
+    kept.csv has `path,label,id,doubtful` and can be given to `kdaudit scan` or to a training job as a data set
+    beside the images; quarantine.csv has `path,label,id,status,reason,score,p_value`.
 
     Args:
         tables: the parts of samples.parquet, in order.

@@ -113,7 +113,6 @@ def load_settings(**options: Any) -> Settings:
 
 
 def _origin(name: str, given: dict[str, Any]) -> str:
-    option = "--" + name.replace("_", "-")
     if name in given:
-        return f"given as {option}"
-    return f"from KDAUDIT_{name.upper()}, kdaudit.toml or pyproject.toml; the option {option} overrides them"
+        return f"given as --{name.replace('_', '-')}"
+    return f"from KDAUDIT_{name.upper()}, kdaudit.toml or pyproject.toml"

@@ -61,6 +61,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # Whoever read our output has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.ERROR
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        _complain(
+            f"error: {error.strerror or error}{place}; what was written so far is kept, and the same command goes on"
+        )
+        code = Exit.ERROR
     except MemoryError:
         _complain("error: out of memory; try a smaller --batch-size or --max-clean")
         code = Exit.ERROR

@@ -36,6 +36,12 @@ LARGE_UNLABELLED_ROUNDS = (24, 64, 160)
 LARGE = 96 * 96
 FINALISTS = 5
 SURVIVORS = 8
+TIE_IMAGES = 100
+"""Labelled images, each slightly changed in two ways, that decide between candidates which tie."""
+
+OTHER_GAIN = 20
+"""Scales whose gains differ by this factor are of different kinds: 0..1 and its likes against 0..255."""
+
 SAME_ANSWERS = 0.97
 """Two candidates that answer alike on this share of the images are the same for the audit's purposes."""
 
@@ -163,7 +169,10 @@ def _winner(trials: Trials, field: list[Preprocess], table: dict[Preprocess, Can
     """The highest score; among those that tie with it or answer alike, the best calibrated.
 
     Scales that differ by a factor often give the same answers at another confidence, and the audit compares
-    confidences: there the calibration knows more than the score.
+    confidences: there the calibration knows more than the score. With labels it is taken on slightly changed
+    images: on the images that a model was trained on, which these may be, it is never too confident. And of two
+    scales of very different gain the smaller is the likelier: scaled up, a network's biases vanish and its answers
+    stay; scaled down, they drown everything else.
     """
     top = field[0]
     tied = [top]
@@ -173,7 +182,12 @@ def _winner(trials: Trials, field: list[Preprocess], table: dict[Preprocess, Can
         gap, error = trials.margin(top, other)
         if gap <= error or trials.same(top, other) >= SAME_ANSWERS:
             tied.append(other)
-    return min(tied, key=lambda p: (round(table[p].calibration, 2), -table[p].score))
+    least = min(p.scale.gain for p in tied)
+    tied = [p for p in tied if p.scale.gain < OTHER_GAIN * least]
+    if len(tied) == 1:
+        return tied[0]
+    calibration = {p: trials.changed_loss(p, TIE_IMAGES) if trials.labelled else table[p].calibration for p in tied}
+    return min(tied, key=lambda p: (round(calibration[p], 2), -table[p].score))
 
 
 def _verdict(trials: Trials, table: list[Candidate], signature: Signature, classes: tuple[str, ...] | None) -> Fitted:

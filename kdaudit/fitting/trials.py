@@ -14,6 +14,9 @@ from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.signature import OutputKind
 
+HARMLESS_WIDTH = 28
+"""Pixels from which on a shift by a whole one changes no answer that matters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -63,11 +66,18 @@ class Trial:
         return [np.where(np.isfinite(view).all(axis=1), view.argmax(axis=1), -1).astype(np.int64) for view in cut]
 
 
-def changed(pixels: Pixels) -> tuple[NDArray[np.uint8] | NDArray[np.float32], ...]:
-    """Harmless changes of images [B, H, W, C]: one pixel to the left, and a little less contrast."""
-    shifted: NDArray[np.uint8] = np.concatenate([pixels[:, :, 1:], pixels[:, :, -1:]], axis=2)
-    flatter: NDArray[np.float32] = (pixels.astype(np.float32) - 128) * np.float32(0.85) + 128
-    return shifted, flatter
+def changed(pixels: Pixels) -> tuple[NDArray[np.uint8] | NDArray[np.float32], NDArray[np.float32]]:
+    """Harmless changes of images [B, H, W, C]: a little to the left, and a little less contrast.
+
+    One pixel is little at `HARMLESS_WIDTH` and above; a smaller image moves by its share of a pixel.
+    """
+    plain = pixels.astype(np.float32)
+    flatter: NDArray[np.float32] = (plain - 128) * np.float32(0.85) + 128
+    neighbours: NDArray[np.uint8] = np.concatenate([pixels[:, :, 1:], pixels[:, :, -1:]], axis=2)
+    share = np.float32(min(1.0, pixels.shape[2] / HARMLESS_WIDTH))
+    if share == 1:
+        return neighbours, flatter
+    return plain + share * (neighbours - plain), flatter
 
 
 class Trials:
@@ -139,6 +149,18 @@ class Trials:
             return gap, consistency_error(a, self._kinds, b)
         return paired(self.alignment(best, n).hits, self.alignment(other, n).hits)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether candidates are scored by labels."""
+        return self.truth is not None
+
+    def changed_loss(self, preprocess: Preprocess, images: int) -> float:
+        """Cross-entropy in nats on the first `images` images after harmless changes (see `changed`)."""
+        n = min(images, len(self._trials[preprocess]))
+        outputs = self._outputs(self.alignment(preprocess), n)
+        views = changed(self.pool.pixels(preprocess.geometry, 0, n))
+        return float(np.mean([losses(self.session.raw(preprocess.apply(view)), outputs).mean() for view in views]))
+
     def explains_better(self, best: Preprocess, other: Preprocess) -> bool:
         """Whether one's beliefs fit the labels better than another's, by two standard errors of the loss."""
         if self.truth is None:
@@ -168,6 +190,10 @@ class Trials:
         return len(self._classes) if self._classes else self.session.signature.classes
 
     def _losses(self, preprocess: Preprocess, alignment: Alignment, images: int) -> NDArray[np.float64]:
-        assert self.truth is not None
-        outputs = np.asarray(alignment.order, np.int64)[self.truth[:images]]
+        outputs = self._outputs(alignment, images)
         return losses(self._trials[preprocess].views[0][:images], outputs)
+
+    def _outputs(self, alignment: Alignment, images: int) -> NDArray[np.int64]:
+        """The right output index of each image under an alignment, int64 [images]."""
+        assert self.truth is not None
+        return np.asarray(alignment.order, np.int64)[self.truth[:images]]

@@ -129,9 +129,7 @@ class TestReasons:
 
 
 class TestTolerated:
-    def test_malformed_exif_neither_warns_nor_loses_the_image(
-        self, decoder: Decoder, small: dict[str, bytes]
-    ) -> None:
+    def test_malformed_exif_neither_warns_nor_loses_the_image(self, decoder: Decoder, small: dict[str, bytes]) -> None:
         jpeg = small["JPEG"]
         for tiff in (
             b"",
@@ -170,9 +168,7 @@ class TestTolerated:
         data = small["JPEG"][:2] + b"\xff\xe2" + struct.pack(">H", len(mpf) + 2) + mpf + small["JPEG"][2:]
         assert reasons(decoder, data) == ("",)
 
-    def test_a_damaged_scan_gives_pillows_pixels(
-        self, everyone: list[Decoder], small: dict[str, bytes]
-    ) -> None:
+    def test_a_damaged_scan_gives_pillows_pixels(self, everyone: list[Decoder], small: dict[str, bytes]) -> None:
         data = bytearray(small["JPEG"])
         data[-60:-50] = bytes(10)
         got = [decoder.decode([bytes(data)], Geometry(27, 40)) for decoder in everyone]
@@ -193,9 +189,7 @@ class TestOneBadImage:
         for bad in (b"", b"garbage", small["JPEG"][:400], small["PNG"][:300], broken_table):
             for position in range(len(good) + 1):
                 got = decoder.decode([*good[:position], bad, *good[position:]], geometry)
-                assert [bool(reason) for reason in got.reasons] == [
-                    i == position for i in range(len(good) + 1)
-                ]
+                assert [bool(reason) for reason in got.reasons] == [i == position for i in range(len(good) + 1)]
                 np.testing.assert_array_equal(np.delete(got.pixels, position, axis=0), want.pixels)
                 assert not got.pixels[position].any()
 
@@ -204,9 +198,7 @@ class TestOneBadImage:
         assert all(reasons(decoder, *cut))
 
 
-hostile = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+hostile = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def agree(everyone: list[Decoder], data: bytes, good: bytes) -> tuple[str, ...]:
@@ -224,9 +216,7 @@ def agree(everyone: list[Decoder], data: bytes, good: bytes) -> tuple[str, ...]:
 class TestAgreement:
     @hostile
     @given(data=st.data())
-    def test_cut_anywhere(
-        self, everyone: list[Decoder], small: dict[str, bytes], data: st.DataObject
-    ) -> None:
+    def test_cut_anywhere(self, everyone: list[Decoder], small: dict[str, bytes], data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(small)))
         file = small[name]
         cut = data.draw(st.integers(0, len(file) - 1))
@@ -237,9 +227,7 @@ class TestAgreement:
 
     @hostile
     @given(data=st.data())
-    def test_damaged_anywhere(
-        self, everyone: list[Decoder], small: dict[str, bytes], data: st.DataObject
-    ) -> None:
+    def test_damaged_anywhere(self, everyone: list[Decoder], small: dict[str, bytes], data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(small)))
         file = bytearray(small[name])
         for _ in range(data.draw(st.integers(1, 4))):
@@ -258,7 +246,5 @@ class TestAgreement:
         start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]),
         rest=st.binary(),
     )
-    def test_random_bytes(
-        self, everyone: list[Decoder], small: dict[str, bytes], start: bytes, rest: bytes
-    ) -> None:
+    def test_random_bytes(self, everyone: list[Decoder], small: dict[str, bytes], start: bytes, rest: bytes) -> None:
         assert agree(everyone, start + rest, small["JPEG"])[1]

@@ -93,9 +93,7 @@ class TestDecodeOnly:
             rgb = upright_rgb(files[name])
             got = decoder.decode([files[name]], Geometry(*rgb.shape[:2], channels=1))
             assert got.pixels.shape == (1, *rgb.shape[:2], 1)
-            np.testing.assert_array_equal(
-                got.pixels[0, :, :, 0], np.asarray(Image.fromarray(rgb).convert("L"))
-            )
+            np.testing.assert_array_equal(got.pixels[0, :, :, 0], np.asarray(Image.fromarray(rgb).convert("L")))
 
 
 GEOMETRIES = [

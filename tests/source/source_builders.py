@@ -30,10 +30,7 @@ def png(seed: int) -> bytes:
 def pictures(count: int = 12, classes: Sequence[str] = ("0", "1", "2")) -> list[Picture]:
     """Sorted by path, so that every format holds them in the same order."""
     labels = [number % len(classes) for number in range(count)]
-    made = [
-        Picture(f"{classes[label]}/{number:04}.png", label, png(number))
-        for number, label in enumerate(labels)
-    ]
+    made = [Picture(f"{classes[label]}/{number:04}.png", label, png(number)) for number, label in enumerate(labels)]
     return sorted(made)
 
 
@@ -99,9 +96,7 @@ def write_parquet(
     return path
 
 
-def write_csv(
-    path: Path, rows: Iterable[Sequence[object]], header: Sequence[str] = ("path", "label")
-) -> Path:
+def write_csv(path: Path, rows: Iterable[Sequence[object]], header: Sequence[str] = ("path", "label")) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

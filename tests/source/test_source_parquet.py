@@ -41,13 +41,9 @@ def test_class_names_from_metadata(tmp_path: Path) -> None:
     assert open_source(plain).classes == ("cat", "dog", "eel")
     for number, names in enumerate((["cat", "dog", "eel"], {"0": "cat", "1": "dog", "2": "eel"})):
         features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
-        hub = write_parquet(
-            tmp_path / f"h{number}.parquet", images, metadata={"huggingface": json.dumps(features)}
-        )
+        hub = write_parquet(tmp_path / f"h{number}.parquet", images, metadata={"huggingface": json.dumps(features)})
         assert open_source(hub).classes == ("cat", "dog", "eel")
-    for number, odd in enumerate(
-        ("[", "[]", '{"info": 3}', '{"info": {"features": {"label": {"names": [1]}}}}')
-    ):
+    for number, odd in enumerate(("[", "[]", '{"info": 3}', '{"info": {"features": {"label": {"names": [1]}}}}')):
         odd_file = write_parquet(tmp_path / f"o{number}.parquet", images, metadata={"huggingface": odd})
         assert open_source(odd_file).classes == ("0", "1", "2")
 
@@ -135,9 +131,7 @@ def test_no_image_column(columns: dict[str, pa.Array], tmp_path: Path) -> None:
 
 
 def test_twin_columns(tmp_path: Path) -> None:
-    table = pa.Table.from_arrays(
-        [pa.array([b"x"]), pa.array([1]), pa.array([2])], ["image", "label", "label"]
-    )
+    table = pa.Table.from_arrays([pa.array([b"x"]), pa.array([1]), pa.array([2])], ["image", "label", "label"])
     pq.write_table(table, tmp_path / "a.parquet")
     assert open_source(tmp_path / "a.parquet").classes is None
     table = pa.Table.from_arrays([pa.array([b"x"]), pa.array([b"y"])], ["image", "image"])
@@ -165,9 +159,7 @@ def test_damaged_row_group_loses_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     data = pa.array([image.data for image in images], pa.binary())
     table = pa.table({"image": data, "label": [image.label for image in images]})
-    pq.write_table(
-        table, path, row_group_size=10, compression="none", write_page_checksum=True, use_dictionary=False
-    )
+    pq.write_table(table, path, row_group_size=10, compression="none", write_page_checksum=True, use_dictionary=False)
     offset = pq.read_metadata(path).row_group(1).column(0).data_page_offset
     content = bytearray(path.read_bytes())
     content[offset + 20_000] ^= 0xFF

@@ -14,13 +14,9 @@ from kdaudit.sample import Record, Status
 from kdaudit.source import Survey, census, open_source, shared_digests, survey, unpack_digests
 from kdaudit.source.census import pack_digests, unique_digests
 
-_digests = st.lists(
-    st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16]), max_size=30
-)
+_digests = st.lists(st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16]), max_size=30)
 _close = st.lists(
-    st.tuples(st.integers(0, 2), st.integers(0, 2)).map(
-        lambda p: p[0].to_bytes(8, "big") + p[1].to_bytes(8, "big")
-    ),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)).map(lambda p: p[0].to_bytes(8, "big") + p[1].to_bytes(8, "big")),
     max_size=30,
 )  # digests that differ only in their last bytes, many ending in zeros
 

@@ -257,7 +257,5 @@ def test_bytes_after_the_end_are_reported() -> None:
 @given(st.text("0123456789 =\npathsize", max_size=40))
 def test_any_pax_header_comes_to_an_end(text: str) -> None:
     body = text.encode().ljust(BLOCK, b"\0")
-    archive = (
-        _sealed(_header(size=b"%011o\0" % len(text), kind=b"x")) + body + _sealed(_header()) + BODY + END
-    )
+    archive = _sealed(_header(size=b"%011o\0" % len(text), kind=b"x")) + body + _sealed(_header()) + BODY + END
     assert len(list(members(archive))) == 1
