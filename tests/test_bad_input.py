@@ -209,7 +209,7 @@ def test_too_few_clean_images_are_inconclusive(refused, delivery, tmp_path):
         "scan", delivery / "model.onnx", delivery / "data", "--clean", clean, "-o", tmp_path / "run", code=3
     )
     assert "20 usable images" in error
-    assert "at least 50 are needed" in error
+    assert "at least 100 are needed" in error
 
 
 def test_a_copy_of_the_suspect_set_leaves_nothing_of_the_clean_pool(refused, delivery, tmp_path):
