@@ -369,7 +369,7 @@ def main() -> int:
             failed |= not ok
             continue
         row = audit_model(path, entry["file"], entry["measured_accuracy"], 2_000 if options.quick else 12_000)
-        failed |= row.verdict == "NO"
+        failed |= row.verdict != "yes"  # a bar that no preprocessing reaches is missed all the same
         rows.append(row)
         print(
             f"{row.model}: {row.fitted.preprocess.recipe} {row.accuracy:.3f} (manifest {row.expected:.3f}), "

@@ -5,6 +5,7 @@ The only place in the package that knows which images are poison: it planted the
 
 import csv
 import shutil
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,20 @@ TRIGGER = (7, 0)
 digits do reach would be no secret: clean images would teach the control what the teacher does there."""
 
 MARK = ".kdaudit-demo"
+
+READING = """How to read the lines above
+  verdict   PASSED, FAILED or INCONCLUSIVE, and why; the exit code is 0, 1 or 3.
+  scanned   what was looked at. Nothing is said of images that could not be read.
+  machine   what really ran: a demanded device that is missing is an error, never a silent change.
+  fed as    the preprocessing, found by asking the model: size, fit, channel order, layout, scale.
+  control   the student distilled from the model on the clean images. Fidelity: how often it gives the model's answer
+            on clean images that it never saw. Too low, and there is no verdict.
+  flagged   images on which model and control part, how many of them may be innocent, and which answers they gather at.
+            "Extrapolated": so few clean images cannot count so rare a poison; its rarity is taken from a fitted law.
+  kept      the detoxified manifest. No image was moved.
+  repaired  the control, tuned on the kept images, as a model with the same input and output. "Still get the model's
+            answer": how much of the backdoor it has on the flagged images.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +135,12 @@ def check_against_truth(delivery: Delivery, run: Path) -> str:
         f"Now for the truth: {len(hits)} of {len(delivery.poison)} planted images were flagged, and "
         f"{len(flagged - delivery.poison)} innocent ones."
     ]
-    lines += [f"  planted and flagged: {', '.join(hits)}"]
     missed = sorted(delivery.poison - flagged)
-    lines += [f"  planted and missed: {', '.join(missed)}"] if missed else []
+    for title, paths in (("flagged", hits), ("missed", missed)):
+        if paths:
+            lines += textwrap.wrap(
+                f"planted and {title}: {', '.join(paths)}", 110, initial_indent="  ", subsequent_indent="    "
+            )
     return "\n".join(lines) + "\n"
 
 

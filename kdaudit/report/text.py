@@ -1,5 +1,6 @@
 """The report for a terminal: the verdict and its reasons first, then what a reader needs to act."""
 
+import textwrap
 from pathlib import Path
 
 from kdaudit.report.document import Document, Rate, RepairSection
@@ -22,7 +23,11 @@ def percent(rate: Rate, digits: int = 2) -> str:
 
 def render(document: Document, run: Path) -> str:
     """The whole report as text."""
-    lines = [f"verdict: {document.verdict}", *(f"  {printable(w)}" for w in document.why), ""]
+    lines = [
+        f"verdict: {document.verdict}",
+        *(line for why in document.why for line in _wrapped(printable(why), 2)),
+        "",
+    ]
     lines += _scanned(document)
     lines += _model_and_control(document)
     lines += _flags(document)
@@ -54,6 +59,11 @@ def repair_lines(repair: RepairSection) -> list[str]:
     return lines
 
 
+def _wrapped(text: str, indent: int = 10) -> list[str]:
+    """A sentence over as many lines as a terminal needs."""
+    return textwrap.wrap(text, 110, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
 def _scanned(document: Document) -> list[str]:
     c, m = document.coverage, document.machine
     seconds = document.timings.get("compare teacher and control", 0.0)
@@ -73,7 +83,7 @@ def _model_and_control(document: Document) -> list[str]:
     if p.accuracy is not None:
         lines += [f"          agrees with {p.accuracy:.1%} of the labels tried; class order: {p.class_basis}"]
     if p.note:
-        lines += [f"          {printable(p.note)}"]
+        lines += _wrapped(printable(p.note))
     lines += [
         f"control   fidelity {percent(k.fidelity, 1)}; distilled on {k.distillation_images:,}, "
         f"calibrated on {k.calibration_images:,} clean images"
@@ -85,7 +95,7 @@ def _model_and_control(document: Document) -> list[str]:
 
 def _flags(document: Document) -> list[str]:
     j = document.judgement
-    lines = [f"flagged   {percent(j.flagged)} by {j.rule}", f"          {j.statement}"]
+    lines = [f"flagged   {percent(j.flagged)} by {j.rule}", *_wrapped(j.statement)]
     for row in j.by_answer[:5]:
         name = f" ({printable(row.name)})" if row.name and row.name != str(row.answer) else ""
         lines += [f"          answer {row.answer}{name}: {row.flagged.hits:,} flagged of {row.flagged.of:,}"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from kdaudit.cli import options
-from kdaudit.cli.outcome import show_and_exit
+from kdaudit.cli.outcome import show
 
 
 @click.command(short_help="Build a small poisoned delivery and audit it.")
@@ -28,7 +28,7 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     of such a delivery should.
     """
     from kdaudit.cli.console import watch
-    from kdaudit.demo import build_delivery, check_against_truth
+    from kdaudit.demo import READING, build_delivery, check_against_truth
 
     listener = watch(quiet=quiet)
     delivery = build_delivery(folder / "delivery", seed, listener)
@@ -42,4 +42,6 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     click.echo(f"$ kdaudit scan {delivery.model} {delivery.data} -o {run} --seed {seed}\n")
     document = audit(Request(delivery.model, delivery.data, None, run), load_settings(seed=seed), listener)
     click.echo(check_against_truth(delivery, run))
-    show_and_exit(document, run, "text")
+    show(document, run, "text")
+    click.echo(f"\n{READING}")
+    raise click.exceptions.Exit(int(document.exit_code))
