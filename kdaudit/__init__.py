@@ -5,7 +5,8 @@ The rooms, from the ground up (docs/design/house.md draws them):
 * ground: `errors`, `settings`, `digest`, `sample`, `signature`;
 * arithmetic, arrays in and arrays out: `divergence`, `calibration`, `preprocess`;
 * doors, one heavy library each: `admission`, `session`, `decoder`, `source`, `student`, `training`, `export`;
-* stages, one public function each: `fitting`, `distillation`, `comparison`, `verdict`, `quarantine`, `tuning`;
+* stages, one public function each: `fitting`, `pool`, `distillation`, `comparison`, `flagging`, `verdict`,
+  `quarantine`, `tuning`;
 * roof: `audit` (the method on one page), `report`, `cli`.
 
 Importing this package loads nothing heavy.

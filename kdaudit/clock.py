@@ -1,7 +1,7 @@
 """Where the time went: one entry per stage, told to whoever watches."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,19 @@ class Clock:
                 yield advance
             finally:
                 self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - began
+
+    @contextmanager
+    def epochs(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
+        """Time a training; what it yields is told (steps done, steps in all, mean loss) after each epoch."""
+        done = 0
+        with self.stage(title, None, "steps") as advance:
+
+            def on_epoch(step: int, steps: int, _loss: float) -> None:
+                nonlocal done
+                advance(step - done, steps)
+                done = step
+
+            yield on_epoch
 
     def say(self, line: str) -> None:
         """A fact worth a line."""

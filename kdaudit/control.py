@@ -101,14 +101,7 @@ def make_control(
     identity = joint_digest(bench.teacher.canonical_digest, bench.preprocess.recipe, *pool.ids)
     if run is not None:
         run.mark("distil the control")
-    with clock.stage("distil the control", None, "steps") as advance:
-        done = 0
-
-        def on_epoch(step: int, _steps: int, _loss: float) -> None:
-            nonlocal done
-            advance(step - done)
-            done = step
-
+    with clock.epochs("distil the control") as on_epoch:
         distilled = distil(
             bench.session,
             bench.preprocess,

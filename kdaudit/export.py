@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OPSET = 20
 """What torch's exporter writes by default; onnxruntime reads it since 1.17."""
 
+ML = "ai.onnx.ml"
+"""The domain of the operators for labels and maps."""
+
 PARITY = 1e-3
 """Largest allowed difference of any class probability between torch and onnxruntime; sums in another order give 1e-5.
 What float16 rounds away is allowed on top (`_allowed`)."""
@@ -211,51 +214,33 @@ def _add_label_and_map(model: Any, signature: Signature) -> None:
     graph, scores = model.graph, signature.output_name
     outputs = []
     names = signature.class_names
+    strings = names is not None and not _integers(names)
+    kind = TensorProto.STRING if strings else TensorProto.INT64
     if signature.label_output:
         indices = f"{signature.label_output}_index"
+        values = {"values_strings": list(names or ())} if strings else {"values_int64s": _numbers(signature)}
+        positions = list(range(signature.classes))
         graph.node.append(helper.make_node("ArgMax", [scores], [indices], axis=1, keepdims=0))
-        labels = {"cats_int64s": list(range(signature.classes))}
-        if names and not _integers(names):
-            graph.node.append(
-                helper.make_node(
-                    "LabelEncoder",
-                    [indices],
-                    [signature.label_output],
-                    domain="ai.onnx.ml",
-                    keys_int64s=labels["cats_int64s"],
-                    values_strings=list(names),
-                )
+        graph.node.append(
+            helper.make_node(
+                "LabelEncoder", [indices], [signature.label_output], domain=ML, keys_int64s=positions, **values
             )
-            kind = TensorProto.STRING
-        else:
-            values = [int(n) for n in names] if names else labels["cats_int64s"]
-            graph.node.append(
-                helper.make_node(
-                    "LabelEncoder",
-                    [indices],
-                    [signature.label_output],
-                    domain="ai.onnx.ml",
-                    keys_int64s=labels["cats_int64s"],
-                    values_int64s=values,
-                )
-            )
-            kind = TensorProto.INT64
+        )
         outputs.append(helper.make_tensor_value_info(signature.label_output, kind, ["batch"]))
     if signature.map_output:
-        strings = names is not None and not _integers(names)
-        keys = (
-            {"classlabels_strings": list(names or ())}
-            if strings
-            else {"classlabels_int64s": [int(n) for n in names or map(str, range(signature.classes))]}
-        )
-        graph.node.append(helper.make_node("ZipMap", [scores], [signature.map_output], domain="ai.onnx.ml", **keys))
-        key = TensorProto.STRING if strings else TensorProto.INT64
+        labels = {"classlabels_strings": list(names or ())} if strings else {"classlabels_int64s": _numbers(signature)}
+        graph.node.append(helper.make_node("ZipMap", [scores], [signature.map_output], domain=ML, **labels))
         value = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
-        sequence = helper.make_sequence_type_proto(helper.make_map_type_proto(key, value))
+        sequence = helper.make_sequence_type_proto(helper.make_map_type_proto(kind, value))
         outputs.append(helper.make_value_info(signature.map_output, sequence))
         del graph.output[0]
     graph.output.extend(outputs)
-    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    model.opset_import.append(helper.make_opsetid(ML, 3))
+
+
+def _numbers(signature: Signature) -> list[int]:
+    """The classes' numbers: the model's own names where these are numbers, else the positions."""
+    return [int(name) for name in signature.class_names or map(str, range(signature.classes))]
 
 
 def _integers(names: tuple[str, ...]) -> bool:

@@ -13,12 +13,13 @@ from kdaudit.clock import Clock
 from kdaudit.comparison import Comparison, InterventionPlan, Partners, Subjects, compare, compare_pixels
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
+from kdaudit.flagging import Columns, Flags, flag, score_of
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
-from kdaudit.verdict import Columns, Flags, Verdict, flag, judge, score_of
+from kdaudit.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,11 +1,16 @@
 """How the stages tell somebody how far they are, without knowing who is listening."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]
-"""Told how many more are done."""
+
+class Advance(Protocol):
+    """Told how many more are done, and of how many where that became known late."""
+
+    def __call__(self, count: int, total: int | None = None, /) -> None:
+        """Count on."""
+        ...
 
 
 class Watch(Protocol):
@@ -26,7 +31,7 @@ class Silent:
     @contextmanager
     def stage(self, title: str, total: int | None, unit: str = "images") -> Iterator[Advance]:  # noqa: ARG002
         """Take the stage as it comes."""
-        yield lambda _n: None
+        yield lambda _count, _total=None: None
 
     def say(self, line: str) -> None:
         """Keep quiet."""

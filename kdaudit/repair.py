@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdaudit.bench import Bench, Sets
 from kdaudit.clock import Clock
@@ -49,16 +50,11 @@ def repair(
     run.mark("repair")
     path = output or run.file("repaired.onnx")
     network, tuned = control.distilled.network, None
-    kept = _kept(judged, sets, bench, run, clock)
+    left_out = judged.flags.flag | judged.flags.doubtful
+    keep = judged.columns.read & ~left_out & (judged.labels >= 0)
+    kept = _kept(judged, keep, sets, bench, run, clock)
     if len(kept.targets) >= MIN_POOL:
-        with clock.stage("tune on the kept images", None, "steps") as advance:
-            done = 0
-
-            def on_epoch(step: int, _steps: int, _loss: float) -> None:
-                nonlocal done
-                advance(step - done)
-                done = step
-
+        with clock.epochs("tune on the kept images") as on_epoch:
             tuned = tune(
                 network,
                 kept,
@@ -68,7 +64,7 @@ def repair(
                 device=bench.device,
                 threads=training_threads(bench),
                 checkpoint=run.state / "tuning.pt",
-                identity=joint_digest(control.digest, hashlib.sha256(judged.flags.flag.tobytes()).hexdigest()),
+                identity=joint_digest(control.digest, hashlib.sha256(left_out.tobytes()).hexdigest()),
                 on_epoch=on_epoch,
             )
         network = tuned.network
@@ -79,12 +75,10 @@ def repair(
     return Repaired(path, tuned, parity)
 
 
-def _kept(judged: Judged, sets: Sets, bench: Bench, run: RunDirectory, clock: Clock) -> Kept:
+def _kept(judged: Judged, keep: NDArray[np.bool_], sets: Sets, bench: Bench, run: RunDirectory, clock: Clock) -> Kept:
     assert sets.suspect is not None
     order = bench.fitted.class_order if bench.fitted else None
     outputs = np.array(order if order is not None else range(bench.signature.classes), np.int64)
-    left_out = judged.flags.flag | judged.flags.doubtful
-    keep = judged.columns.read & ~left_out & (judged.labels >= 0)
     with clock.stage("read the kept images", sets.suspect_survey.count) as advance:
         return read_kept(
             sets.suspect,

@@ -10,9 +10,10 @@ from kdaudit.admission import Finding
 from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.comparison import Comparison
 from kdaudit.errors import Exit
+from kdaudit.flagging import Columns, Flags, flag, score_of
 from kdaudit.report.build import exit_code
 from kdaudit.settings import Settings
-from kdaudit.verdict import BEHAVIOUR, SEVERITIES, Columns, Evidence, Flags, Verdict, flag, judge, score_of
+from kdaudit.verdict import BEHAVIOUR, SEVERITIES, Evidence, Verdict, judge
 
 K = 10
 NAMES = ("plane", "car", "bird", "ship", "deer", "dog", "frog", "horse", "cat", "truck")

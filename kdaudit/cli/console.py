@@ -31,9 +31,10 @@ class Lines:
         began = told = time.monotonic()
         done = 0
 
-        def advance(count: int) -> None:
-            nonlocal done, told
+        def advance(count: int, known: int | None = None) -> None:
+            nonlocal done, told, total
             done += count
+            total = known or total
             now = time.monotonic()
             if now - told >= REPORT_EVERY:
                 told = now
@@ -85,10 +86,10 @@ class Bars:
             task = progress.add_task(title, total=total, pace="")
             began = time.monotonic()
 
-            def advance(count: int) -> None:
+            def advance(count: int, known: int | None = None) -> None:
                 done = progress.tasks[0].completed + count
                 seconds = max(time.monotonic() - began, 1e-3)
-                progress.update(task, advance=count, pace=f"{done / seconds:,.0f} {unit}/s")
+                progress.update(task, advance=count, total=known or total, pace=f"{done / seconds:,.0f} {unit}/s")
 
             yield advance
             done = progress.tasks[0].completed

@@ -1,0 +1,87 @@
+"""Stage 7, by image: which images are poison candidates, at a stated error rate.
+
+Columns in, columns out; docs/design/detection.md says why the p-values are what they are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.calibration import Clean, bounded, conformal_p_values, grouped_flags, tail_p_values, unbounded
+from kdaudit.comparison import Comparison
+from kdaudit.settings import Rule
+
+DOUBT = 0.05
+"""Unflagged images with a p-value up to this are doubtful where their answer has flags: a handful of poison images
+that the error rate had to leave are enough to teach a network their trigger again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """What judging needs of the suspect images, as columns [m].
+
+    Attributes:
+        read: whether the image was compared.
+        groups: the teacher's answer; -1 where it was no number or the image was not read.
+        disagrees: whether the control's answer is another one.
+        score: of the rule in use, NaN where not read, +inf where the teacher's answer was no number.
+    """
+
+    read: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+    disagrees: NDArray[np.bool_]
+    score: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flags:
+    """The image-level result, as columns [m].
+
+    Attributes:
+        flag: poison candidates.
+        p_values: NaN under the argmax rule, which has none.
+        extrapolated: whether the p-value lies beyond what the calibration images resolve.
+        doubtful: not flagged, yet unusual for an answer that has flags; kept, but not tuned on.
+    """
+
+    flag: NDArray[np.bool_]
+    p_values: NDArray[np.float64]
+    extrapolated: NDArray[np.bool_]
+    doubtful: NDArray[np.bool_]
+
+
+def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
+    """The score that a rule judges by; the argmax rule has none and is shown with the divergence."""
+    return comparison.gap if rule == "score" else comparison.divergence
+
+
+def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
+    """Decide which images are poison candidates.
+
+    Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
+    coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
+    extrapolated. Flags are Benjamini-Hochberg's in two layers, by the teacher's answer.
+
+    Args:
+        suspect: columns of the suspect images.
+        clean: scores and answers of the calibration images.
+        rule: divergence, score or argmax.
+        fdr: innocent share of the flags to stay under.
+    """
+    m = len(suspect.read)
+    if rule == "argmax":
+        never = np.zeros(m, bool)
+        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never, never)
+    read = suspect.read
+    score, groups = suspect.score[read], suspect.groups[read]
+    transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
+    counted = conformal_p_values(score, clean.scores)
+    tail = tail_p_values(score, groups, clean, transform)
+    p = np.minimum(1.0, 2 * np.minimum(counted, tail))
+    flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
+    flags[read] = grouped_flags(p, groups, fdr)
+    p_values[read] = p
+    extrapolated[read] = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
+    tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
+    return Flags(flags, p_values, extrapolated, read & ~flags & tainted & (p_values <= DOUBT))
