@@ -25,6 +25,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA203": "a few images stand out and do not gather",
     "KDA204": "the model gives answers that are no numbers",
     "KDA205": "the model and its control part more on these images than on clean ones",
+    "KDA206": "many images stand out beyond what can be counted, and do not gather",
 }
 """Rule ids of behavioural findings and short titles."""
 
@@ -33,6 +34,9 @@ MIN_GATHERED = 5
 
 DRIFT = 0.005
 """Share of flags that the teacher's memory of its own training images may explain; clean CIFAR-10 showed 0.26 %."""
+
+SCATTER = 0.001
+"""Share of scattered flags beyond what can be counted that a clean delivery may have; MNIST's had none of 50,000."""
 
 EXCESS = 0.03
 """Share of images beyond the expected tenth in the upper tenth of the clean scores that goes without a finding."""
@@ -188,6 +192,15 @@ def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[st
                 f"{evidence.flagged:,} of {evidence.scanned:,} images are poison candidates",
             )
         )
+    elif not gathered and interval(evidence.extrapolated, evidence.scanned)[0] > SCATTER:
+        found.append(
+            Finding(
+                "KDA206",
+                "medium",
+                f"{evidence.flagged:,} images stand out beyond what {evidence.calibration:,} calibration images can count, "
+                "and do not gather: mislabelled images, or poison with many targets; give more clean images to tell",
+            )
+        )
     elif evidence.flagged and not gathered and rule != "argmax":
         found.append(
             Finding(
@@ -247,6 +260,7 @@ def _conclude(
             f"{evidence.calibration:,} calibration images show poison rates from {evidence.visible_rate:.2%} on, "
             f"not the {settings.sensitivity:.2%} asked for"
         )
+    doubts += [f.message for f in findings if f.rule == "KDA206"]
     if any(f.rule == "KDA205" for f in findings):
         doubts.append(
             "model and control part more on these images than on clean ones, and no images stand out as the cause"
