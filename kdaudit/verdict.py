@@ -198,7 +198,7 @@ def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[st
                 "KDA206",
                 "medium",
                 f"{evidence.flagged:,} images stand out beyond what {evidence.calibration:,} calibration images can "
-                "count, and do not gather: mislabelled images, or poison with many targets; give more clean images to tell",
+                "count, and do not gather: mislabelled images, or poison with many targets; more clean images tell",
             )
         )
     elif evidence.flagged and not gathered and rule != "argmax":
