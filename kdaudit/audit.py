@@ -6,9 +6,8 @@ admit -> survey -> fit the preprocessing -> distil -> export -> compare -> judge
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdaudit import bench as benches
 from kdaudit import control as controls
-from kdaudit import judgement
+from kdaudit import judgement, workbench
 from kdaudit import repair as repairs
 from kdaudit.admission import admit
 from kdaudit.clock import Clock
@@ -52,13 +51,13 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
     teacher = admit(request.model)
     if request.control:
         controls.check_control(request.control, teacher)
-    places = benches.locate(request.data, request.clean)
+    places = workbench.locate(request.data, request.clean)
     command = "compare" if request.control else "scan"
     run = RunDirectory(request.run, teacher.digest, str(request.model), command)
     try:
-        bench = benches.set_up(teacher, settings)
-        sets = benches.survey_both(places, clock)
-        fitted = benches.fit_preprocessing(bench, sets, settings, clock)
+        bench = workbench.set_up(teacher, settings)
+        sets = workbench.survey_both(places, clock)
+        fitted = workbench.fit_preprocessing(bench, sets, settings, clock)
         bench = bench.with_fitted(fitted)
         pool = controls.read_clean(bench, sets, settings, run, clock)
         if request.control:
@@ -96,11 +95,11 @@ def distil_alone(model: Path, clean: Path, output: Path, settings: Settings, wat
     """Distil a control and write it to `output`, for `compare` to use."""
     clock = Clock(watch)
     teacher = admit(model)
-    benches.check_writable(output)
-    places = benches.locate_clean(clean)
-    bench = benches.set_up(teacher, settings)
-    sets = benches.survey_both(places, clock)
-    bench = bench.with_fitted(benches.fit_preprocessing(bench, sets, settings, clock))
+    workbench.check_writable(output)
+    places = workbench.locate_clean(clean)
+    bench = workbench.set_up(teacher, settings)
+    sets = workbench.survey_both(places, clock)
+    bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, settings, clock))
     pool = controls.read_clean(bench, sets, settings, None, clock)
     control = controls.make_control(bench, pool, settings, None, clock, output)
     assert control.distilled is not None
@@ -124,16 +123,16 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         )
     clock = Clock(watch)
     recipe = report.recipe
-    benches.check_writable(output)
+    workbench.check_writable(output)
     # The control follows from the run's own settings; only what shapes the tuning may differ now.
     merged = settings.model_copy(update={k: v for k, v in recipe.settings.items() if k not in TUNING_SETTINGS})
     model = Path(report.model.path)
     teacher = admit(model)
     run = RunDirectory(path, teacher.digest, str(model), "repair", keep_report=True)
     try:
-        bench = benches.set_up(teacher, merged)
-        sets = benches.survey_both(benches.locate(Path(recipe.data), Path(recipe.clean)), clock)
-        bench = bench.with_fitted(benches.fit_preprocessing(bench, sets, merged, clock))
+        bench = workbench.set_up(teacher, merged)
+        sets = workbench.survey_both(workbench.locate(Path(recipe.data), Path(recipe.clean)), clock)
+        bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock))
         pool = controls.read_clean(bench, sets, merged, run, clock)
         control = controls.make_control(bench, pool, merged, run, clock)
         judged = judgement.read_judged(run)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdaudit.admission import Teacher, admit
-from kdaudit.bench import Bench, Sets
 from kdaudit.clock import Clock
 from kdaudit.digest import joint_digest
 from kdaudit.distillation import DistillationPlan, Distilled, distil
@@ -19,6 +18,7 @@ from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
+from kdaudit.workbench import Sets, Workbench
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ class Control:
         return self.agreed / self.validated
 
 
-def read_clean(bench: Bench, sets: Sets, settings: Settings, run: RunDirectory | None, clock: Clock) -> Pool:
+def read_clean(bench: Workbench, sets: Sets, settings: Settings, run: RunDirectory | None, clock: Clock) -> Pool:
     """Decode the clean pool, without what the suspect set holds too.
 
     Raises:
@@ -80,7 +80,7 @@ def read_clean(bench: Bench, sets: Sets, settings: Settings, run: RunDirectory |
 
 
 def make_control(
-    bench: Bench,
+    bench: Workbench,
     pool: Pool,
     settings: Settings,
     run: RunDirectory | None,
@@ -157,7 +157,7 @@ def check_control(path: Path, teacher: Teacher) -> dict[str, str]:
     return found
 
 
-def take_control(path: Path, bench: Bench, pool: Pool, settings: Settings) -> Control:
+def take_control(path: Path, bench: Workbench, pool: Pool, settings: Settings) -> Control:
     """Take up a control that `kdaudit distill` wrote.
 
     Raises:
@@ -176,12 +176,12 @@ def take_control(path: Path, bench: Bench, pool: Pool, settings: Settings) -> Co
     return Control(session, digest, agreed, validated, None, parts, None)
 
 
-def training_threads(bench: Bench) -> int:
+def training_threads(bench: Workbench) -> int:
     """Threads for torch: the thread that draws the batches needs a core of its own, or both crowds crawl."""
     return cores() if bench.device != "cpu" else max(1, cores() - 1)
 
 
-def _open_control(path: Path, bench: Bench, settings: Settings) -> tuple[Session, str]:
+def _open_control(path: Path, bench: Workbench, settings: Settings) -> tuple[Session, str]:
     """The control under the teacher's signature: it gives logits, in a free batch."""
     data = path.read_bytes()
     signature = replace(bench.signature, batch=None, label_output=None, map_output=None)

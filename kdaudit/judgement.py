@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.bench import Bench, Sets
 from kdaudit.calibration import Clean
 from kdaudit.clock import Clock
 from kdaudit.comparison import Comparison, InterventionPlan, Partners, Subjects, compare, compare_pixels
@@ -20,6 +19,7 @@ from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
 from kdaudit.verdict import Verdict, judge
+from kdaudit.workbench import Sets, Workbench
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +42,7 @@ class Judged:
     verdict: Verdict | None
 
 
-def subjects(bench: Bench, control: Control, pool: Pool, settings: Settings) -> Subjects:
+def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
     """The two networks, and the clean images to blend with."""
     plan = InterventionPlan(settings.strengths, settings.partners, settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
@@ -50,7 +50,13 @@ def subjects(bench: Bench, control: Control, pool: Pool, settings: Settings) -> 
 
 
 def compare_clean(
-    subjects: Subjects, control: Control, pool: Pool, bench: Bench, settings: Settings, run: RunDirectory, clock: Clock
+    subjects: Subjects,
+    control: Control,
+    pool: Pool,
+    bench: Workbench,
+    settings: Settings,
+    run: RunDirectory,
+    clock: Clock,
 ) -> Comparison:
     """The calibration images through the same comparison as the suspect ones; kept as calibration.parquet."""
     part = control.parts.calibration
@@ -71,7 +77,7 @@ def compare_suspect(
     subjects: Subjects,
     control: Control,
     sets: Sets,
-    bench: Bench,
+    bench: Workbench,
     settings: Settings,
     run: RunDirectory,
     clock: Clock,
@@ -112,7 +118,7 @@ def judge_rows(
     calibration: Comparison,
     control: Control,
     settings: Settings,
-    bench: Bench,
+    bench: Workbench,
     clock: Clock,
 ) -> Judged:
     """Flags and verdict from the table's columns."""

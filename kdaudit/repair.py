@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.bench import Bench, Sets
 from kdaudit.clock import Clock
 from kdaudit.control import Control, training_threads
 from kdaudit.digest import joint_digest
@@ -17,6 +16,7 @@ from kdaudit.pool import MIN_POOL
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
 from kdaudit.tuning import Kept, Tuned, read_kept, tune
+from kdaudit.workbench import Sets, Workbench
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ def repair(
     control: Control,
     judged: Judged,
     sets: Sets,
-    bench: Bench,
+    bench: Workbench,
     settings: Settings,
     run: RunDirectory,
     clock: Clock,
@@ -75,7 +75,9 @@ def repair(
     return Repaired(path, tuned, parity)
 
 
-def _kept(judged: Judged, keep: NDArray[np.bool_], sets: Sets, bench: Bench, run: RunDirectory, clock: Clock) -> Kept:
+def _kept(
+    judged: Judged, keep: NDArray[np.bool_], sets: Sets, bench: Workbench, run: RunDirectory, clock: Clock
+) -> Kept:
     assert sets.suspect is not None
     order = bench.fitted.class_order if bench.fitted else None
     outputs = np.array(order if order is not None else range(bench.signature.classes), np.int64)

@@ -351,7 +351,7 @@ def never_surveys(monkeypatch) -> None:
     def survey(*_arguments):
         raise AssertionError("the images were read before the control was looked at")
 
-    monkeypatch.setattr("kdaudit.bench.survey", survey)
+    monkeypatch.setattr("kdaudit.workbench.survey", survey)
 
 
 def test_an_output_that_cannot_be_written_is_found_before_the_distillation(refused, delivery, tmp_path):

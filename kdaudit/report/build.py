@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.bench import Bench, Sets
 from kdaudit.calibration import interval
 from kdaudit.control import Control
 from kdaudit.errors import Exit
@@ -37,10 +36,11 @@ from kdaudit.settings import Settings
 from kdaudit.source import Survey
 from kdaudit.verdict import SEVERITIES, Verdict
 from kdaudit.version import __version__
+from kdaudit.workbench import Sets, Workbench
 
 
 def build_document(
-    bench: Bench,
+    bench: Workbench,
     sets: Sets,
     pool: Pool,
     control: Control,
@@ -131,7 +131,7 @@ def repair_section(repaired: Repaired) -> RepairSection:
     )
 
 
-def _model(bench: Bench, path: Path) -> ModelSection:
+def _model(bench: Workbench, path: Path) -> ModelSection:
     teacher = bench.teacher
     return ModelSection(
         path=str(path),
@@ -192,7 +192,7 @@ def _control(control: Control, pool: Pool) -> ControlSection:
     )
 
 
-def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Bench, settings: Settings) -> JudgementSection:
+def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Workbench, settings: Settings) -> JudgementSection:
     evidence = verdict.evidence
     names = bench.signature.class_names
     order = bench.fitted.class_order if bench.fitted else None

@@ -59,7 +59,7 @@ class Sets:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bench:
+class Workbench:
     """The teacher, ready to answer, and the machine it runs on.
 
     Attributes:
@@ -78,7 +78,7 @@ class Bench:
     workers: int
     fitted: Fitted | None = None
 
-    def with_fitted(self, fitted: Fitted) -> "Bench":
+    def with_fitted(self, fitted: Fitted) -> "Workbench":
         """The bench once the preprocessing and the output kind are known."""
         return replace(self, fitted=fitted, session=self.session.settled(fitted.signature))
 
@@ -128,7 +128,7 @@ def locate_clean(clean: Path) -> Places:
     return Places(None, clean)
 
 
-def set_up(teacher: Teacher, settings: Settings) -> Bench:
+def set_up(teacher: Teacher, settings: Settings) -> Workbench:
     """Open the teacher and a decoder.
 
     Raises:
@@ -143,7 +143,7 @@ def set_up(teacher: Teacher, settings: Settings) -> Bench:
             "run `kdaudit doctor` to see what is missing"
         )
     decoder = open_decoder(settings.decoder, device="cuda" if session.provider != "cpu" else "cpu")
-    return Bench(teacher, session, decoder, device, settings.workers or cores())
+    return Workbench(teacher, session, decoder, device, settings.workers or cores())
 
 
 def survey_both(places: Places, clock: Clock) -> Sets:
@@ -169,7 +169,7 @@ def survey_both(places: Places, clock: Clock) -> Sets:
     return Sets(suspect, clean, surveyed, clean_survey)
 
 
-def fit_preprocessing(bench: Bench, sets: Sets, settings: Settings, clock: Clock) -> Fitted:
+def fit_preprocessing(bench: Workbench, sets: Sets, settings: Settings, clock: Clock) -> Fitted:
     """Find the teacher's preprocessing on images drawn from the whole suspect set (or the clean one, without it)."""
     source, count = (sets.suspect, sets.suspect_survey.count) if sets.suspect else (sets.clean, sets.clean_survey.count)
     with clock.stage("find the preprocessing") as advance:
