@@ -228,12 +228,18 @@ def unbounded(scores: Column) -> Column:
     return np.asarray(scores, np.float64)
 
 
+ENTRANCE = 0.2
+"""Share of the error rate that is spent on the question which groups hold anything at all."""
+
+
 def grouped_flags(p_values: Column, groups: NDArray[np.int64], alpha: float) -> NDArray[np.bool_]:
     """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
 
-    A group enters by Simes' p-value; inside the selected ones images are tested at alpha times the share of
-    groups selected (Benjamini and Bogomolov, JRSS B, 2014). The innocents of other groups then never profit from
-    the threshold that one group's poison has earned.
+    Groups are judged by Simes' p-value. Those that pass Holm's procedure at a fifth of alpha hold poison beyond
+    reasonable doubt (with probability 1 - alpha / 5 not one of them does not), and their images are tested at
+    the rest of alpha. Those that pass Benjamini-Hochberg only are tested at that times the share of groups that
+    passed (Benjamini and Bogomolov, JRSS B, 2014). Innocents of other groups never profit from the threshold that
+    one group's poison has earned, and a group full of poison is not held to the threshold of the whole set.
 
     Args:
         p_values: [m].
@@ -249,11 +255,23 @@ def grouped_flags(p_values: Column, groups: NDArray[np.int64], alpha: float) -> 
         return flags
     order = np.argsort(member, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
-    chosen = benjamini_hochberg(np.array([simes(p_values[r]) for r in rows]), alpha)
-    level = alpha * chosen.sum() / len(names)
+    entrance = np.array([simes(p_values[r]) for r in rows])
+    certain, chosen = holm(entrance, ENTRANCE * alpha), benjamini_hochberg(entrance, alpha)
+    inside = (1 - ENTRANCE) * alpha
     for index in np.flatnonzero(chosen):
+        level = inside if certain[index] else inside * chosen.sum() / len(names)
         flags[rows[index]] = benjamini_hochberg(p_values[rows[index]], level)
     return flags
+
+
+def holm(p_values: Column, alpha: float) -> NDArray[np.bool_]:
+    """Rejections [n] of which, with probability 1 - alpha, not one is wrong (Holm, 1979)."""
+    n = len(p_values)
+    order = np.argsort(p_values, kind="stable")
+    passing = p_values[order] <= alpha / (n - np.arange(n))
+    rejected = np.zeros(n, bool)
+    rejected[order[: n if passing.all() else int(np.argmin(passing))]] = True
+    return rejected
 
 
 def simes(p_values: Column) -> float:
