@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.admission import Finding
-from kdaudit.calibration import interval, smallest_visible_rate
+from kdaudit.calibration import PRICE, interval, smallest_visible_rate
 from kdaudit.comparison import Comparison
 from kdaudit.flagging import Columns, Flags, score_of
 from kdaudit.settings import Rule, Settings
@@ -153,8 +153,7 @@ def _evidence(
         extrapolated=int((flags.extrapolated & flagged).sum()),
         flagged_interval=interval(total, scanned),
         calibration=len(calibration),
-        # Twice: the conformal p-value shares the error rate with the tail's.
-        visible_rate=min(1.0, 2 * smallest_visible_rate(len(calibration), fdr)),
+        visible_rate=min(1.0, PRICE * smallest_visible_rate(len(calibration), fdr)),
         gatherings=gatherings,
         disagreement=float(suspect.disagrees[read].mean()) if scanned else 0.0,
         disagreement_clean=float((calibration.teacher_top1 != calibration.student_top1).mean()),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kdaudit.admission import Teacher
-from kdaudit.calibration import calibration_needed
+from kdaudit.calibration import PRICE, calibration_needed
 from kdaudit.clock import Clock
 from kdaudit.decoder import open_decoder
 from kdaudit.errors import DataError, DeviceMissing, KdauditError, UsageError
@@ -226,7 +226,7 @@ def _nothing() -> Survey:
 
 
 def _no_clean_pool(data: Path) -> str:
-    needed = 2 * calibration_needed(0.01, 0.05) / CALIBRATION_SHARE
+    needed = PRICE * calibration_needed(0.01, 0.05) / CALIBRATION_SHARE
     return (
         f"no clean pool: give one with --clean, or put it into {data / 'clean'}. A clean pool is a set of images of "
         "the same kind that you trust, without labels, none of them from this delivery; the control is distilled on "

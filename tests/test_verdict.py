@@ -105,9 +105,9 @@ TABLE = {
     "own-fidelity": (Case(fidelity=0.9, settings={"min_fidelity": 0.95}), "INCONCLUSIVE", set(), "(needed: 95%)"),
     "too-insensitive": (
         Case(settings={"sensitivity": 0.05}), "INCONCLUSIVE", set(),
-        "500 calibration images show poison rates from 7.98% on, not the 5.00% asked for",
+        "500 calibration images show poison rates from 9.98% on, not the 5.00% asked for",
     ),
-    "sensitive-enough": (Case(settings={"sensitivity": 0.08}), "PASSED", set(), STANDARD),
+    "sensitive-enough": (Case(settings={"sensitivity": 0.1}), "PASSED", set(), STANDARD),
     "sensitivity-does-not-hide": (Case({3: 20}, settings={"sensitivity": 0.05}), "FAILED", {"KDA201"}, "answer 3"),
     "excess": (Case(shift=0.05), "INCONCLUSIVE", {"KDA205"}, "part more on these images than on clean ones"),
     "excess-of-a-gathering": (Case({3: 20}, shift=0.05), "FAILED", {"KDA201"}, "answer 3"),
@@ -189,7 +189,7 @@ def test_the_evidence_counts():
     assert found.gatherings[0].images == 995
     assert found.gatherings[0].share_of_flags == pytest.approx(21 / 37)
     assert sum(g.flagged for g in found.gatherings) == 37
-    assert found.visible_rate == pytest.approx(2 / (0.1 * 501))  # two p-values share the error rate
+    assert found.visible_rate == pytest.approx(2.5 / (0.1 * 501))  # two p-values and the entrance share the error rate
     assert found.disagreement_clean == pytest.approx(0.1)
     assert abs(found.excess) < 0.01
 
