@@ -70,7 +70,10 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         judged = judgement.judge_rows(rows, calibration, control, settings, bench, clock)
         manifests = judgement.write_samples(rows, judged, sets, settings, run)
         repaired = None
-        if settings.repair and control.distilled is not None:
+        run.file("repaired.onnx").unlink(missing_ok=True)  # an earlier pass over this directory may have made one
+        if settings.repair and control.distilled is not None and control.fidelity < settings.min_fidelity:
+            clock.say("no repaired model: a control that is not faithful enough to judge with is none to use either")
+        elif settings.repair and control.distilled is not None:
             repaired = repairs.repair(control, judged, sets, bench, settings, run, clock)
         document = build_document(
             bench,

@@ -235,6 +235,14 @@ def test_the_argmax_rule_flags_every_other_answer_and_never_fails_a_gate_that_is
     assert report["exit_code"] == 0
 
 
+def test_a_control_that_is_not_faithful_enough_gives_neither_a_verdict_nor_a_model_to_use(scanned, tmp_path):
+    report = scanned.again(tmp_path / "run", "--min-fidelity", "1", code=3)
+    assert report["verdict"] == "INCONCLUSIVE"
+    assert "held-out clean images" in report["why"][0]
+    assert report["repair"] is None
+    assert not (tmp_path / "run" / "repaired.onnx").exists()
+
+
 def test_a_demanded_gpu_that_is_not_there_is_inconclusive(scanned, tmp_path):
     import torch
 
