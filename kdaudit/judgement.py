@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Clean
 from kdaudit.clock import Clock
-from kdaudit.comparison import Comparison, InterventionPlan, Partners, Subjects, compare, compare_pixels
+from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
 from kdaudit.flagging import Columns, Flags, flag, score_of
+from kdaudit.interventions import InterventionPlan, Partners
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
 from kdaudit.rows import RowStore, write_table

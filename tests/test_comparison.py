@@ -13,18 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdaudit import divergence
-from kdaudit.comparison import (
-    Comparison,
-    InterventionPlan,
-    Partners,
-    Subjects,
-    compare,
-    compare_pixels,
-    concatenate,
-    keys_of,
-)
+from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, concatenate
 from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
+from kdaudit.interventions import InterventionPlan, Partners, keys_of
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
 
