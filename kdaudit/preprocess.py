@@ -23,11 +23,17 @@ class Scale:
         name: short name without hyphens, printed and accepted by `--preprocess`.
         mean: per channel; one value serves all channels.
         std: per channel; one value serves all channels; negative values invert the picture.
+        colour: whether models of three channels use it too.
     """
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    colour: bool = True
+
+    def serves(self, channels: int) -> bool:
+        """Whether models of so many channels are fed like this."""
+        return len(self.mean) <= channels and (self.colour or channels == 1)
 
     @property
     def gain(self) -> float:
@@ -48,7 +54,7 @@ SCALES: tuple[Scale, ...] = (
     _unit("cifar10", (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     _unit("cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     _unit("gtsrb", (0.3403, 0.3121, 0.3214), (0.2724, 0.2608, 0.2669)),
-    _unit("mnist", (0.1307,), (0.3081,)),
+    replace(_unit("mnist", (0.1307,), (0.3081,)), colour=False),  # strokes on black
     Scale("caffe", (123.68, 116.779, 103.939), (1.0,)),  # mean taken off, range kept
     Scale("centred", (128.0,), (1.0,)),
     _unit("inverted", (1.0,), (-1.0,)),  # 1 - x / 255: dark on light against light on dark

@@ -20,7 +20,7 @@ def candidates(signature: Signature, pool: Pool, override: str | None) -> list[P
     ranks = len(signature.input_shape)
     if override is not None and "-" in override:
         return [_override(override, signature, ranks)]
-    names = [scale for scale in SCALES if len(scale.mean) <= signature.channels]
+    names = [scale for scale in SCALES if scale.serves(signature.channels)]
     if signature.input_type == "uint8":
         names = [scale_named("raw")]
     if override is not None:
@@ -69,7 +69,7 @@ def _override(recipe: str, signature: Signature, ranks: int) -> Preprocess:
 
 def _choices(given: str, why: str, signature: Signature) -> str:
     size = f"{signature.height or 224}x{signature.width or 224}x{signature.channels}"
-    names = ", ".join(scale.name for scale in SCALES if len(scale.mean) <= signature.channels)
+    names = ", ".join(scale.name for scale in SCALES if scale.serves(signature.channels))
     return (
         f"--preprocess {given!r} cannot be used: {why}; give a scale ({names}) or a whole recipe such as "
         f"{size}-stretch-RGB-{signature.layout}-unit"
