@@ -263,11 +263,8 @@ def measure(world: World, clean: int, extra: list[str]) -> dict[str, object]:
     }
     for name, mask in (("argmax", argmax), ("default", flag)):
         row[name] = (int((mask & poison).sum()), int((mask & ~poison).sum()))
-    # With --no-repair the control is what there is to use.
-    repaired = run / "repaired.onnx"
-    models = {"control": run / "student.onnx", "repaired": repaired if repaired.exists() else run / "student.onnx"}
-    for name, path in models.items():
-        row[name] = accuracy_and_asr(world, path, report["preprocessing"]["recipe"])
+    for name, path in (("control", run / "student.onnx"), ("repaired", run / "repaired.onnx")):
+        row[name] = accuracy_and_asr(world, path, report["preprocessing"]["recipe"]) if path.exists() else None
     return row
 
 
@@ -327,6 +324,8 @@ def conditions(world: World) -> str:
 
 def _line(p: Protocol, row: dict[str, object]) -> str:
     def pair(values: object) -> str:
+        if values is None:
+            return "not made"
         right, n, hits, m = values  # type: ignore[misc]
         return f"{lab.rate(right, n)} / {lab.rate(hits, m)}"
 
