@@ -131,9 +131,10 @@ def check_against_truth(delivery: Delivery, run: Path) -> str:
     with (run / "quarantine.csv").open(newline="", encoding="utf-8") as file:
         flagged = {row["path"] for row in csv.DictReader(file)}
     hits = sorted(flagged & delivery.poison)
+    wrong = len(flagged - delivery.poison)
     lines = [
-        f"Now for the truth: {len(hits)} of {len(delivery.poison)} planted images were flagged, and "
-        f"{len(flagged - delivery.poison)} innocent ones."
+        f"Now for the truth: {len(hits)} of {len(delivery.poison)} planted images were flagged, and {wrong} innocent "
+        f"{'one' if wrong == 1 else 'ones'}."
     ]
     missed = sorted(delivery.poison - flagged)
     for title, paths in (("flagged", hits), ("missed", missed)):
