@@ -98,7 +98,7 @@ class Tail:
         return np.asarray(genpareto.sf(excess, self.shape, scale=self.scale), np.float64)
 
 
-def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
+def fit_tail(scores: Column) -> Tail | None:
     """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
 
     Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
@@ -107,7 +107,6 @@ def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
 
     Args:
         scores: finite, transformed scores [n].
-        start: where the tail begins; None: at the `TAIL_FROM` quantile.
 
     Returns:
         The tail, or None where there are too few scores to fit one.
@@ -116,7 +115,7 @@ def fit_tail(scores: Column, start: float | None = None) -> Tail | None:
 
     if len(scores) == 0:  # a set with one answer only has no other groups to fit a tail on
         return None
-    low = float(np.quantile(scores, TAIL_FROM)) if start is None else start
+    low = float(np.quantile(scores, TAIL_FROM))
     high = float(np.quantile(scores, TAIL_TO))
     above = np.sort(scores[scores > low]) - low
     if len(above) < MIN_EXCEEDANCES or high <= low:

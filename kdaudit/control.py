@@ -4,7 +4,7 @@ Stages 2, 4 and 5 with their files: what `audit` calls between the survey and th
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdaudit.admission import Teacher, admit
@@ -12,7 +12,7 @@ from kdaudit.clock import Clock
 from kdaudit.digest import joint_digest
 from kdaudit.distillation import DistillationPlan, Distilled, distil
 from kdaudit.errors import Inconclusive, UsageError
-from kdaudit.export import export_student, read_metadata
+from kdaudit.export import control_signature, export_student, read_metadata
 from kdaudit.machine import cores
 from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
 from kdaudit.rundir import RunDirectory
@@ -184,5 +184,6 @@ def training_threads(bench: Workbench) -> int:
 def _open_control(path: Path, bench: Workbench, settings: Settings) -> tuple[Session, str]:
     """The control under the teacher's signature: it gives logits, in a free batch."""
     data = path.read_bytes()
-    signature = replace(bench.signature, batch=None, label_output=None, map_output=None)
-    return open_session(data, signature, provider=settings.provider), hashlib.sha256(data).hexdigest()
+    return open_session(data, control_signature(bench.signature), provider=settings.provider), hashlib.sha256(
+        data
+    ).hexdigest()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdaudit.errors import Inconclusive
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
-from kdaudit.views import ViewRecipe, draw_views
+from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,7 +113,7 @@ def distil(
     spec = spec or size_student(images, session.signature.classes, plan.device)
     views = ViewRecipe(
         flip=_teacher_ignores_mirroring(session, preprocess, images),
-        zoom=0.3 if max(images.shape[1:3]) > 64 else 0.0,
+        zoom=zoom_for(*images.shape[1:3]),
     )
     network = build(spec, plan.seed)
     draw = _drawer(session, preprocess, images, views, plan)
@@ -157,14 +157,6 @@ def size_student(images: NDArray[np.uint8], classes: int, device: str) -> "Stude
     std = tuple(float(max(s, 0.05)) for s in some.std((0, 1, 2)))
     architecture = choose_architecture(height, width, on_gpu=device == "cuda")
     return StudentSpec(architecture, channels, height, width, classes, mean, std)
-
-
-def to_planes(pixels: NDArray[np.float32] | NDArray[np.uint8]) -> "Tensor":
-    """Pixels [B, H, W, C], 0..255, as the control's input: float32 [B, C, H, W] in 0..1."""
-    import torch
-
-    # Not div_: for one channel the transposed array is contiguous already and is the caller's own memory.
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)) / 255
 
 
 def default_steps(images: int, batch: int) -> int:

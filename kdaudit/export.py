@@ -5,6 +5,7 @@ file takes the teacher's input tensor, so the map from there back to x/255 is it
 """
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from kdaudit.errors import KdauditError
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import open_session
 from kdaudit.signature import Signature
+from kdaudit.views import to_planes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,7 +70,7 @@ def export_student(
     example = preprocess.apply(samples[:2])
     exported = export_network(model, torch.from_numpy(example), signature.input_name, signature.output_name)
     data = _with_shapes(exported, signature, metadata or {}, drop_in=drop_in)
-    own = _own_signature(signature, drop_in=drop_in)
+    own = signature if drop_in else control_signature(signature)
     session = open_session(_with_scores(data, own), own, provider="cpu")
     expected = _torch_logits(network, samples)
     worst = _difference(expected, session.logits(preprocess.apply(samples)))
@@ -261,19 +263,16 @@ def _with_scores(data: bytes, signature: Signature) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _own_signature(signature: Signature, *, drop_in: bool) -> Signature:
-    """The signature under which the exported file is run for the parity check."""
-    from dataclasses import replace
-
-    return signature if drop_in else replace(signature, batch=None, label_output=None, map_output=None)
+def control_signature(teacher: Signature) -> Signature:
+    """The signature of a control that is no drop-in: the teacher's, with a free batch and the one score output."""
+    return replace(teacher, batch=None, label_output=None, map_output=None)
 
 
 def _torch_logits(network: "nn.Module", samples: NDArray[np.uint8]) -> NDArray[np.float32]:
     import torch
 
-    planes = torch.from_numpy(np.ascontiguousarray(samples.transpose(0, 3, 1, 2), np.float32)) / 255
     with torch.inference_mode():
-        logits: NDArray[np.float32] = network(planes).float().numpy()
+        logits: NDArray[np.float32] = network(to_planes(samples)).float().numpy()
     return logits
 
 

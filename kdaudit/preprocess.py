@@ -144,7 +144,3 @@ class Preprocess:
                 raise ValueError(f"{word!r} is none of {', '.join(known)}")
         geometry = Geometry(height, width, 3 if channels == 3 else 1, cast("Fit", fit))
         return cls(geometry, scale, cast("Order", order), cast("Layout", layout), dtype, ranks)
-
-    def rescaled(self, scale: Scale) -> "Preprocess":
-        """The same with another scale."""
-        return replace(self, scale=scale)

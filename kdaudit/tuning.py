@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.distillation import to_planes, top1_of
+from kdaudit.distillation import top1_of
 from kdaudit.sample import Decoder, Geometry, Record, Source
-from kdaudit.views import ViewRecipe, draw_views, generator_of
+from kdaudit.views import ViewRecipe, draw_views, generator_of, to_planes, zoom_for
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -168,7 +168,7 @@ def tune(
     tuned = copy.deepcopy(network)
     held, used = _held_out(len(kept.targets), seed)
     pixels, targets = _Subset(kept.pixels, used), torch.from_numpy(kept.targets[used])
-    views = ViewRecipe(flip=flip, mix=0.0, zoom=0.3 if max(kept.pixels.shape[1:3]) > 64 else 0.0)
+    views = ViewRecipe(flip=flip, mix=0.0, zoom=zoom_for(*kept.pixels.shape[1:3]))
     steps = max(50, round(epochs * len(used) / batch))
 
     def draw(step: int) -> "tuple[Tensor, Tensor]":

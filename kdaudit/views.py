@@ -5,10 +5,13 @@ clean images: a suspect or synthetic image in a mixture can carry a trigger into
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = NDArray[np.float32]
 
@@ -28,6 +31,15 @@ class ViewRecipe:
     flip: bool = False
     mix: float = 0.6
     zoom: float = 0.0
+
+
+ICON_SIDE = 64
+"""Up to this many pixels an image shows its object at one size; larger ones are photographs, which views may zoom."""
+
+
+def zoom_for(height: int, width: int) -> float:
+    """The zoom of views of images of this size."""
+    return 0.3 if max(height, width) > ICON_SIDE else 0.0
 
 
 def generator_of(seed: int, *keys: int) -> np.random.Generator:
@@ -84,6 +96,14 @@ class Views(NamedTuple):
 
     order: NDArray[np.int64]  # [batch], which image each view (its first part, if mixed) was made from
     pixels: Pixels  # [batch, H, W, C] in 0..255
+
+
+def to_planes(pixels: NDArray[np.float32] | NDArray[np.uint8]) -> "Tensor":
+    """Pixels [B, H, W, C], 0..255, as the control's input: float32 [B, C, H, W] in 0..1."""
+    import torch
+
+    # Not div_: for one channel the transposed array is contiguous already and is the caller's own memory.
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)) / 255
 
 
 def draw_views(images: Rows, batch: int, recipe: ViewRecipe, seed: int, step: int) -> Views:
