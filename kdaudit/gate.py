@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from kdaudit.errors import Exit, UsageError
-from kdaudit.report.document import CandidatesSection, Document, FindingRow, GateResult, GateSection, Suppression
+from kdaudit.errors import Exit, RunDirectoryError, UsageError
+from kdaudit.report.document import (
+    CandidatesSection,
+    Document,
+    FindingRow,
+    GateResult,
+    GateSection,
+    Suppression,
+    parse_document,
+)
 from kdaudit.settings import Ignore, Settings
 from kdaudit.verdict import SEVERITIES
 
@@ -71,15 +77,13 @@ def read_baseline(path: Path | None) -> Baseline | None:
     file = path / "report.json" if path.is_dir() else path
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        document = Document.model_validate(content)
+        document = parse_document(content)
     except OSError as error:
         raise UsageError(
             f"the baseline {file} cannot be read ({error.strerror}): give a run or its report.json"
         ) from error
-    except ValidationError as error:
-        unfinished = isinstance(content, dict) and content.get("status") == "unfinished"
-        what = "is the report of an unfinished run" if unfinished else "is not a report of this version of kdaudit"
-        raise UsageError(f"the baseline {file} {what}: give a finished run or its report.json") from error
+    except RunDirectoryError as error:
+        raise UsageError(f"the baseline {file} is {error}: give a finished run or its report.json") from error
     except ValueError as error:
         raise UsageError(f"the baseline {file} is not JSON: give a run or its report.json") from error
     found = document.candidates

@@ -24,7 +24,7 @@ def _failed(document: Document) -> list[str]:
     if document.quarantined:
         steps.append("train on kept.csv, and show quarantine.csv to whoever delivered the images")
     if document.repair:
-        steps.append("repaired.onnx takes the same input and gives the same output: test it on data of your own")
+        steps.append("use repaired.onnx instead: same input, same output; test it on data of your own first")
     if document.gate.result == "passed":
         steps.append("the gate passed because of the suppressions above: check that they are still meant")
     return steps

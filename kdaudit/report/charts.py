@@ -33,7 +33,7 @@ def score_histogram(plots: PlotsSection) -> str:
     parts.append(_x_axis(_score_ticks(edges, spread), x))
     if plots.threshold is not None and plots.threshold > 0:
         at = x(math.log10(plots.threshold) if spread else plots.threshold)
-        anchor = "end" if at > WIDTH / 2 else "start"
+        anchor = "end" if at > WIDTH - RIGHT - 110 else "start"
         shift = -5 if anchor == "end" else 5
         parts.append(
             f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
@@ -44,7 +44,7 @@ def score_histogram(plots: PlotsSection) -> str:
 
 
 def p_value_histogram(plots: PlotsSection) -> str:
-    """P-values of the suspect images; clean ones lie evenly, poison piles up at the left."""
+    """P-values of the suspect images: poison piles up at the left, what is usual for its answer at the right."""
     counts = plots.p_values
     total, most = sum(counts), max([*counts, 1])
     even = total / len(counts)
@@ -67,7 +67,7 @@ def p_value_histogram(plots: PlotsSection) -> str:
         )
     parts.append(f'<line class="even" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(even):.1f}" y2="{y(even):.1f}"/>')
     parts.append(_x_axis([(0.0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1.0, "1")], x))
-    return _svg(parts, "P-values of the images", "p-value; the dashed line is what clean images would give")
+    return _svg(parts, "P-values of the images", "p-value; dashed: an even spread")
 
 
 def _svg(parts: Sequence[str], title: str, label: str) -> str:

@@ -362,6 +362,21 @@ class Document(Section):
     recipe: RecipeSection
 
 
+def parse_document(content: Any) -> Document:
+    """A report from what its JSON holds.
+
+    Raises:
+        RunDirectoryError: it is unfinished, or not a report of this version.
+    """
+    if isinstance(content, dict) and content.get("status") == "unfinished":
+        raise RunDirectoryError("the report of an unfinished run")
+    try:
+        return Document.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RunDirectoryError(f"damaged or of another version of kdaudit (at {where!r})") from error
+
+
 def read_document(run: Path) -> Document:
     """The report of a finished run.
 
@@ -370,9 +385,6 @@ def read_document(run: Path) -> Document:
     """
     report = read_report(run)
     try:
-        return Document.model_validate(report)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise RunDirectoryError(
-            f"{run / 'report.json'} is damaged or of another version of kdaudit (at {where!r}): begin a new run"
-        ) from error
+        return parse_document(report)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{run / 'report.json'} is {error}: begin a new run") from error

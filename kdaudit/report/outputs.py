@@ -1,5 +1,6 @@
 """The renderings of a report, by name and as the files of a run directory. Nothing is run again for any of them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def render_as(form: str, document: Document, run: Path) -> str:
 
 def _renderer(form: str, run: Path) -> Callable[[Document], str]:
     if form == "json":
-        return lambda document: document.model_dump_json(indent=2) + "\n"
+        # As report.json is written: a path may hold what UTF-8 has no sign for.
+        return lambda document: json.dumps(document.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
     if form == "sarif":
         from kdaudit.report.sarif import render_sarif
 
