@@ -13,7 +13,11 @@ def next_steps(document: Document) -> list[str]:
     if document.judgement.flagged.hits:
         steps.append("look at the flagged images: quarantine.csv lists them, kept.csv is the delivery without them")
     rate = document.judgement.visible_rate
-    if rate > 0.01:
+    if rate >= 1:
+        steps.append(
+            f"{document.control.calibration_images:,} calibration images show no poison by counting: give more"
+        )
+    elif rate > 0.01:
         steps.append(f"poison rates below {rate:.2%} do not show by counting: more clean images would lower that")
     steps.append("a passed scan speaks of these images only: a trigger that is not in the delivery was not looked for")
     return steps

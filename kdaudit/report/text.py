@@ -112,7 +112,9 @@ def _model_and_control(document: Document, width: int) -> list[str]:
     margin = f"; next best {p.runner_up}, {p.margin:.3f} behind" if p.runner_up else ""
     lines = _wrapped(f"fed as    {p.recipe}{sure}{margin}", width, 10, "")
     if p.accuracy is not None:
-        lines += _wrapped(f"agrees with {p.accuracy:.1%} of the labels tried; class order: {printable(p.class_basis)}", width)
+        lines += _wrapped(
+            f"agrees with {p.accuracy:.1%} of the labels tried; class order: {printable(p.class_basis)}", width
+        )
     if p.note:
         lines += _wrapped(printable(p.note), width)
     made = f"distilled on {k.distillation_images:,}, calibrated on {k.calibration_images:,} clean images"
