@@ -1,10 +1,13 @@
 """One poisoned and one honest delivery through the commands, as a customer runs them: each in a process of its own."""
 
+import base64
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from deliveries import (
@@ -20,9 +23,14 @@ from deliveries import (
     samples,
     vendor_scan,
 )
+from outputs import valid_csv, valid_html, valid_junit, valid_report, valid_sarif
+from PIL import Image
 
-from kdaudit.demo import CLEAN, POISON, TARGET
+from kdaudit.demo import CLEAN, POISON, TARGET, TRIGGER
 from kdaudit.report.document import Document
+from kdaudit.report.gallery import read_gallery
+from kdaudit.report.outputs import FILES
+from kdaudit.report.schema import shipped_schema
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +38,8 @@ COLUMNS = [
     "id", "path", "label", "status", "teacher_top1", "student_top1", "score", "p_value", "flag", "reason",
 ]  # fmt: skip
 """The columns of samples.parquet that DESIGN.md names, in its order."""
+
+RENDERINGS = ("report.json", *FILES.values(), "kept.csv", "quarantine.csv")
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +132,44 @@ def test_kept_and_quarantine_partition_the_images(scanned):
     assert len(quarantine) == scanned.report["quarantined"]
     identity = dict(zip(table["path"], table["id"], strict=True))
     assert all(row["id"] == identity[row["path"]] for row in kept + quarantine)
+
+
+def test_every_output_of_the_scan_is_valid_by_its_own_standard(scanned):
+    read = {name: (scanned.run / name).read_text(encoding="utf-8") for name in RENDERINGS}
+    report = valid_report(read["report.json"], json.loads(shipped_schema()))
+    (log,) = valid_sarif(read["findings.sarif"])["runs"]
+    assert [result["ruleId"] for result in log["results"]] == ["KDA201"] * (1 + len(report["clusters"]))
+    assert log["invocations"][0]["exitCode"] == 1
+    states = valid_junit(read["junit.xml"])
+    assert len(states) == len(report["checks"])
+    assert "failure" in states.values()
+    assert {check["state"] for check in report["checks"]} >= {"passed", "failed"}  # passed ones are listed as well
+    valid_html(read["report.html"])
+    assert read["summary.md"].startswith("## ❌ kdaudit: FAILED")
+    kept, quarantined = valid_csv(read["kept.csv"]), valid_csv(read["quarantine.csv"])
+    assert (len(kept), len(quarantined)) == (report["kept"], report["quarantined"])
+    for form, name in FILES.items():
+        assert finished(kdaudit_command("report", scanned.run, "--format", form), 0) == read[name]
+
+
+def test_the_page_shows_a_person_the_trigger(scanned):
+    """The picture of what all candidates share is brightest where the trigger was painted, and nowhere else."""
+    gallery = read_gallery(scanned.run)
+    pictures = gallery.targets[str(TARGET)]
+    steady = np.array(Image.open(io.BytesIO(base64.b64decode(pictures.steady))).convert("L"), float)
+    assert np.unravel_index(steady.argmax(), steady.shape) == TRIGGER
+    assert steady[TRIGGER] > 3 * np.sort(steady.ravel())[-2]
+    difference = np.array(Image.open(io.BytesIO(base64.b64decode(pictures.difference))).convert("L"), float)
+    assert np.unravel_index(np.abs(difference - 128).argmax(), difference.shape) == TRIGGER
+    assert sorted(gallery.paths) == sorted(flagged_of(scanned.run))
+
+
+def test_no_original_byte_of_the_images_is_in_the_page(scanned):
+    page = (scanned.run / "report.html").read_bytes()
+    for path in sorted(flagged_of(scanned.run))[:20]:
+        body = (scanned.delivery.data / path).read_bytes()
+        assert base64.b64encode(body)[:40] not in page
+        assert body[33:] not in page
 
 
 def test_every_flag_carries_its_reason(scanned):

@@ -249,14 +249,14 @@ def _count_unread(table: "pa.Table", unread: list[UnreadRow], reasons: "Counter[
 
 
 def _bools(table: "pa.Table", name: str) -> NDArray[np.bool_]:
-    return np.array([bool(value) for value in table[name].to_pylist()], bool)
+    return np.asarray(table[name].fill_null(value=False).to_numpy(), bool)
 
 
 def _whole(table: "pa.Table", name: str) -> NDArray[np.int64]:
     """A column of whole numbers, -1 for nulls."""
-    return np.array([-1 if value is None else value for value in table[name].to_pylist()], np.int64)
+    return np.asarray(table[name].fill_null(-1).to_numpy(), np.int64)
 
 
 def _floats(table: "pa.Table", name: str) -> NDArray[np.float64]:
     """A column of numbers, NaN for nulls."""
-    return np.array([np.nan if value is None else value for value in table[name].to_pylist()], np.float64)
+    return np.asarray(table[name].to_numpy(), np.float64)
