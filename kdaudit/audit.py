@@ -67,7 +67,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         subjects = judgement.subjects(bench, control, pool, settings)
         calibration = judgement.compare_clean(subjects, control, pool, bench, settings, run, clock)
         rows = judgement.compare_suspect(subjects, control, sets, bench, settings, run, clock)
-        judged = judgement.judge_rows(rows, calibration, control, settings, bench, clock)
+        judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
         manifests = judgement.write_samples(rows, judged, sets, settings, run)
         repaired = None
         run.file("repaired.onnx").unlink(missing_ok=True)  # an earlier pass over this directory may have made one

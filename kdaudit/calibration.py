@@ -98,7 +98,7 @@ class Tail:
         return np.asarray(genpareto.sf(excess, self.shape, scale=self.scale), np.float64)
 
 
-def fit_tail(scores: Column) -> Tail | None:
+def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES) -> Tail | None:
     """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
 
     Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
@@ -107,6 +107,7 @@ def fit_tail(scores: Column) -> Tail | None:
 
     Args:
         scores: finite, transformed scores [n].
+        least: scores above the tail's start that are needed.
 
     Returns:
         The tail, or None where there are too few scores to fit one.
@@ -118,7 +119,7 @@ def fit_tail(scores: Column) -> Tail | None:
     low = float(np.quantile(scores, TAIL_FROM))
     high = float(np.quantile(scores, TAIL_TO))
     above = np.sort(scores[scores > low]) - low
-    if len(above) < MIN_EXCEEDANCES or high <= low:
+    if len(above) < least or high <= low:
         return None
     count = len(above)
     if count > MAX_EXCEEDANCES:

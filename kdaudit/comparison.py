@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit import divergence
-from kdaudit.interventions import InterventionPlan, Partners, blends, keys_of
+from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Decoder, Record, Status
 from kdaudit.session import Session
@@ -30,8 +30,8 @@ class Subjects:
         teacher: the suspect model.
         student: the control, with the teacher's input signature.
         preprocess: from pixels to the input tensor of both.
-        partners: the clean images to blend with.
-        plan: which blends.
+        partners: the clean images for the interventions.
+        plan: which interventions.
     """
 
     teacher: Session
@@ -204,11 +204,11 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
     found = divergence.answers(teacher, student)
     mean_js = np.zeros(len(pixels))
     plan = subjects.plan
-    for blend in blends(pixels, found.teacher_top1, keys_of(ids), subjects.partners, plan):
-        teacher, student, sound = _both(subjects, blend)
+    for picture in intervened(pixels, found.teacher_top1, keys_of(ids), subjects.partners, plan):
+        teacher, student, sound = _both(subjects, picture)
         finite &= sound
         mean_js += divergence.jensen_shannon(teacher, student)
-    mean_js /= max(1, plan.partners * len(plan.strengths))
+    mean_js /= len(plan.steps)
     # A suspect model chooses its outputs: an answer that is no number is the strongest disagreement there is.
     return Comparison(
         ids=tuple(ids),

@@ -41,7 +41,7 @@ class Flags:
     Attributes:
         flag: poison candidates.
         p_values: NaN under the argmax rule, which has none.
-        extrapolated: whether the p-value lies beyond what the calibration images resolve.
+        extrapolated: whether the p-value lies beyond what clean images resolve by counting.
         doubtful: not flagged, yet unusual for an answer that has flags; kept, but not tuned on.
     """
 
@@ -56,18 +56,20 @@ def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
     return comparison.gap if rule == "score" else comparison.divergence
 
 
-def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
+def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, carries: NDArray[np.float64] | None = None) -> Flags:
     """Decide which images are poison candidates.
 
     Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
     coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
-    extrapolated. Flags are Benjamini-Hochberg's in two layers, by the teacher's answer.
+    extrapolated. Where a trigger was proven, the p-value of carrying it is a second way to a flag, and two ways cost
+    a factor of two again. Flags are Benjamini-Hochberg's in two layers, by the teacher's answer.
 
     Args:
         suspect: columns of the suspect images.
         clean: scores and answers of the calibration images.
         rule: divergence, score or argmax.
         fdr: innocent share of the flags to stay under.
+        carries: p-values [m] of "carries no proven trigger"; None where none was proven.
     """
     m = len(suspect.read)
     if rule == "argmax":
@@ -79,9 +81,14 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
     counted = conformal_p_values(score, clean.scores)
     tail = tail_p_values(score, groups, clean, transform)
     p = np.minimum(1.0, 2 * np.minimum(counted, tail))
+    beyond = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
+    if carries is not None:
+        by_trigger = carries[read]
+        beyond = np.where(by_trigger < p, by_trigger < 1 / (len(clean.scores) + 1), beyond)
+        p = np.minimum(1.0, 2 * np.minimum(p, by_trigger))
     flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
     flags[read] = grouped_flags(p, groups, fdr)
     p_values[read] = p
-    extrapolated[read] = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
+    extrapolated[read] = beyond
     tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
     return Flags(flags, p_values, extrapolated, read & ~flags & tainted & (p_values <= DOUBT))

@@ -13,7 +13,8 @@ from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
 from kdaudit.flagging import Columns, Flags, flag, score_of
-from kdaudit.interventions import InterventionPlan, Partners
+from kdaudit.interventions import InterventionPlan, Partners, keys_of
+from kdaudit.likeness import CleanImages, Likeness, Suspects, look
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
 from kdaudit.rows import RowStore, write_table
@@ -35,17 +36,19 @@ class Judged:
         labels: the data set's label indices, int64 [m], -1 for none.
         flags: the image-level result.
         verdict: the model-level result; None when read back from a finished run.
+        likeness: the proven triggers and how much of them each image carries; None where none was proven.
     """
 
     columns: Columns
     labels: NDArray[np.int64]
     flags: Flags
     verdict: Verdict | None
+    likeness: Likeness | None = None
 
 
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
     """The two networks, and the clean images to blend with."""
-    plan = InterventionPlan(settings.strengths, settings.partners, settings.seed)
+    plan = InterventionPlan(settings.interventions, settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
     return Subjects(bench.session, control.session, bench.preprocess, partners, plan)
 
@@ -117,20 +120,32 @@ def compare_suspect(
 def judge_rows(
     rows: RowStore,
     calibration: Comparison,
+    subjects: Subjects,
     control: Control,
+    pool: Pool,
+    sets: Sets,
     settings: Settings,
     bench: Workbench,
+    run: RunDirectory,
     clock: Clock,
 ) -> Judged:
-    """Flags and verdict from the table's columns."""
+    """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     column = {"divergence": "divergence", "score": "gap", "argmax": "divergence"}[settings.rule]
+    found = rows.columns(column, "teacher_top1", "student_top1", "label")
+    score = found[column].astype(np.float64)
+    groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
+    columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
+    likeness = None
+    if settings.rule != "argmax" and sets.suspect is not None:
+        run.mark("look for a trigger")
+        suspects = Suspects(sets.suspect, columns.read, rows.keys(), score, groups, other)
+        held_out = np.concatenate([control.parts.validation, control.parts.calibration])
+        clean_images = CleanImages(pool.pixels, keys_of(pool.ids), held_out)
+        with clock.stage("look for a trigger", 2 * len(score)) as advance:
+            likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
     with clock.stage("judge"):
-        found = rows.columns(column, "teacher_top1", "student_top1", "label")
-        score = found[column].astype(np.float64)
-        groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
-        columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
-        flags = flag(columns, clean, settings.rule, settings.fdr)
+        flags = flag(columns, clean, settings.rule, settings.fdr, likeness.p_values if likeness else None)
         verdict = judge(
             columns,
             flags,
@@ -139,8 +154,9 @@ def judge_rows(
             control.fidelity,
             settings,
             bench.signature.class_names,
+            likeness.found if likeness else (),
         )
-    return Judged(columns, _whole(found["label"]), flags, verdict)
+    return Judged(columns, _whole(found["label"]), flags, verdict, likeness)
 
 
 def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings, run: RunDirectory) -> Manifests:
@@ -155,13 +171,25 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
         span = slice(first, first + len(part))
         read, flagged = columns.read[span], flags.flag[span]
         why = [
-            _reason(f, e, settings) if r else w
-            for f, e, r, w in zip(
-                flagged, flags.extrapolated[span], read, part["why_not_read"].to_pylist(), strict=True
+            _reason(f, e, c, settings) if r else w
+            for f, e, c, r, w in zip(
+                flagged,
+                flags.extrapolated[span],
+                _carriers(judged, span),
+                read,
+                part["why_not_read"].to_pylist(),
+                strict=True,
             )
         ]
         no_p = ~read | np.isnan(flags.p_values[span])
-        return {
+        carried = {}
+        if judged.likeness is not None:
+            which = judged.likeness.which[span]
+            carried = {
+                "trigger": pa.array(which, pa.int32(), mask=~read),
+                "likeness": pa.array(judged.likeness.score[span], pa.float64(), mask=~read),
+            }
+        return carried | {
             "score": pa.array(columns.score[span], pa.float64(), mask=~read),
             "p_value": pa.array(flags.p_values[span], pa.float64(), mask=no_p),
             "extrapolated": pa.array(flags.extrapolated[span], pa.bool_(), mask=~read),
@@ -190,13 +218,23 @@ def read_judged(run: RunDirectory) -> Judged:
     return Judged(columns, _whole(table["label"].to_numpy()), flags, None)
 
 
-def _reason(flagged: bool, extrapolated: bool, settings: Settings) -> str:
+def _carriers(judged: Judged, span: slice) -> NDArray[np.bool_]:
+    """Whether a proven trigger alone is reason enough to flag an image."""
+    p = judged.flags.p_values[span]
+    if judged.likeness is None:
+        return np.zeros(len(p), bool)
+    return np.asarray(2 * judged.likeness.p_values[span] <= p * (1 + 1e-9), bool)
+
+
+def _reason(flagged: bool, extrapolated: bool, carries: bool, settings: Settings) -> str:
     if not flagged:
         return ""
+    if carries:
+        return "carries a pattern that moves the model and not the control"
     if settings.rule == "argmax":
         return "the control gives another answer"
     what = (
-        "model and control part on blends of it"
+        "model and control part on it when it is mixed with clean images"
         if settings.rule == "divergence"
         else "the control doubts the model's answer"
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.comparison import Comparison, concatenate
 from kdaudit.digest import replacing, write_bytes
+from kdaudit.interventions import keys_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +68,13 @@ class RowStore:
 
         parts = [pq.read_table(part, columns=list(names)) for part in self._parts()]
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
+
+    def keys(self) -> NDArray[np.uint64]:
+        """A number from each row's content digest, uint64 [n]."""
+        import pyarrow.parquet as pq
+
+        parts = [keys_of(pq.read_table(part, columns=["id"])["id"].to_pylist()) for part in self._parts()]
+        return np.concatenate(parts)
 
     def tables(self) -> "Iterator[pa.Table]":
         """The parts, in order."""

@@ -10,6 +10,7 @@ from kdaudit.calibration import interval
 from kdaudit.control import Control
 from kdaudit.errors import Exit
 from kdaudit.fitting import Fitted
+from kdaudit.interventions import InterventionPlan
 from kdaudit.judgement import Judged
 from kdaudit.machine import versions
 from kdaudit.pool import Pool
@@ -245,8 +246,7 @@ def _recipe(settings: Settings) -> str:
         return "argmax"
     if settings.rule == "score":
         return "log-probability-gap"
-    strengths = "+".join(f"{a:g}" for a in settings.strengths)
-    return f"js-blend-{strengths}-x{settings.partners}-seed{settings.seed}"
+    return InterventionPlan(settings.interventions, settings.seed).recipe
 
 
 def _statement(verdict: Verdict, settings: Settings) -> str:
