@@ -15,9 +15,9 @@ Pixels = NDArray[np.uint8]
 def adversarial(
     net: nn.Module, pixels: Pixels, labels: NDArray[np.int64], eps: float = 16.0, steps: int = 20
 ) -> Pixels:
-    """The label-consistent attack's first half [5]: PGD away from the true class, so that only the trigger is easy to learn.
+    """The label-consistent attack's first half [5]: PGD away from the true class (Turner et al., 2019).
 
-    Turner et al., 2019; L-infinity, `eps` in grey levels.
+    What is left that is easy to learn is the trigger. L-infinity, `eps` in grey levels.
     """
     clean = lab.tensor(pixels)
     targets = torch.from_numpy(labels)
@@ -36,7 +36,7 @@ def adversarial(
 def low_frequency(
     net: nn.Module, pixels: Pixels, labels: NDArray[np.int64], seed: int, eps: float = 16.0, bins: int = 5
 ) -> NDArray[np.float32]:
-    """LF's universal perturbation [9]: only the lowest bins x bins DCT frequencies, found by ascent (Zeng et al., 2021).
+    """LF's universal perturbation [9]: the lowest bins x bins DCT frequencies, found by ascent (Zeng et al., 2021).
 
     Returns:
         What is added to an image, [H, W, C], at most `eps` grey levels.
@@ -70,7 +70,7 @@ def low_frequency(
 
 
 class TriggerGenerator(nn.Module):
-    """Input-aware triggers [16]: a small network that draws a pattern of its own for each image (Nguyen and Tran, 2020)."""
+    """Input-aware triggers [16]: a network that draws a pattern of its own for each image (Nguyen and Tran, 2020)."""
 
     def __init__(self, channels: int, width: int = 16) -> None:
         super().__init__()

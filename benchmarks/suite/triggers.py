@@ -1,6 +1,6 @@
 """Triggers that need nothing but the image: pure functions of pixels, one per recipe.
 
-All take and give uint8 [N, H, W, C]. Parameters and sources: shared/reference/literature.md, section 8 (numbers in brackets).
+All take and give uint8 [N, H, W, C]. Numbers in brackets: shared/reference/literature.md, section 8.
 """
 
 import numpy as np
@@ -103,7 +103,7 @@ def bpp_negative(pixels: Pixels, generator: Generator, levels: int = 8) -> Pixel
 def one_of(
     pixels: Pixels, which: NDArray[np.int64], pattern: NDArray[np.float32], opacity: float | None = None
 ) -> Pixels:
-    """Adap-Patch [15]: each image gets trigger `which` [N] of four, at its own opacity or at `opacity` (Qi et al., 2023).
+    """Adap-Patch [15]: each image gets trigger `which` [N] of four, at its own opacity or `opacity` (Qi et al., 2023).
 
     Triggers: two 10x10 pieces of a picture (opacities .5 and .2), a 4x4 checkerboard (.5), an 8x8 coloured square (.3).
     """
