@@ -4,10 +4,11 @@ Order of precedence: options, then environment, then `kdaudit.toml`, then `[tool
 in the working directory; then the defaults below.
 """
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +24,26 @@ Rule = Literal["divergence", "score", "argmax"]
 Step = Annotated[str, Field(pattern=r"^(blend|cut)-0?\.\d*[1-9]\d*$")]
 """An intervention: `blend-0.65` or `cut-0.5`."""
 FailOn = Literal["low", "medium", "high", "critical", "never"]
+
+
+class Ignore(BaseModel):
+    """A finding that the gate lets pass until a date, with the reason that somebody gave.
+
+    Attributes:
+        rule: rule id, such as KDA103.
+        reason: why; shown wherever the finding is.
+        expires: the last day on which it holds.
+        subject: what the finding is about, such as "answer 7"; empty: whatever it is about.
+        model: first digits of the model's SHA-256; empty: any model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str = Field(pattern=r"^KDA\d{3}$")
+    reason: str = Field(min_length=1)
+    expires: date
+    subject: str = ""
+    model: str = Field("", pattern=r"^[0-9a-f]{0,64}$")
 
 
 class Settings(BaseSettings):
@@ -69,6 +90,12 @@ class Settings(BaseSettings):
     )
     min_coverage: float = Field(0.99, ge=0, le=1, description="share of images that must be read")
     fail_on: FailOn = Field("high", description="findings of this severity or above exit 1")
+    max_flagged_rate: float | None = Field(
+        None, ge=0, le=1, description="share of flagged images above which to exit 1"
+    )
+    exit_zero: bool = Field(False, description="exit 0 whatever was found; errors keep their exit code")
+    baseline: Path | None = Field(None, description="an earlier run or its report.json: only what is new fails")
+    ignores: tuple[Ignore, ...] = Field((), description="findings that the gate lets pass until a date")
 
     repair: bool = Field(True, description="tune the control on the kept images and export it")
     repair_epochs: float = Field(6.0, gt=0, allow_inf_nan=False, description="passes over the kept images, at most")

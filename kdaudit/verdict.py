@@ -184,6 +184,7 @@ def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[st
                     "critical",
                     f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the "
                     "model where the control sees something else: the pattern of a backdoor with this target class",
+                    f"answer {g.answer}",
                 )
             )
     counted = evidence.flagged if rule == "argmax" else evidence.flagged - evidence.extrapolated
