@@ -18,6 +18,9 @@ FOLDS = 5
 NOISE = 5.0
 """Grey levels of noise that every pixel is granted: constant ones (borders, black ground) must not divide by zero."""
 
+BEHAVIOUR_NOISE = 0.22
+"""The same for columns of behaviour, in their standard deviations."""
+
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float32]
 
@@ -72,7 +75,7 @@ class Whitening:
     lower: Matrix
 
     @classmethod
-    def of(cls, calm: Matrix) -> "Whitening":
+    def of(cls, calm: Matrix, noise: float = NOISE) -> "Whitening":
         """From rows float32 [n, d]; few rows lean on an equal share for every direction."""
         n, d = calm.shape
         center = calm.mean(0)
@@ -80,7 +83,7 @@ class Whitening:
         covariance = rows.T @ rows / max(1, n)
         # With fewer images than pixels most directions have no variance at all; how much to lend follows from d / n.
         lent = min(1.0, d / max(1, n)) * 0.1 * float(np.trace(covariance)) / d
-        covariance[np.diag_indices(d)] += NOISE**2 + lent
+        covariance[np.diag_indices(d)] += noise**2 + lent
         return cls(center, np.linalg.cholesky(covariance).astype(np.float32))
 
     def towards(self, seeds: Matrix, folds: NDArray[np.int64]) -> Discriminant | None:

@@ -3,13 +3,23 @@
 Columns in, columns out; docs/design/detection.md says why the p-values are what they are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Clean, bounded, conformal_p_values, grouped_flags, tail_p_values, unbounded
+from kdaudit.calibration import (
+    Clean,
+    CleanRanks,
+    bounded,
+    conformal_p_values,
+    grouped_flags,
+    rank_p_values,
+    tail_p_values,
+    unbounded,
+)
 from kdaudit.comparison import Comparison
+from kdaudit.conduct import Conduct
 from kdaudit.settings import Rule
 
 DOUBT = 0.05
@@ -56,13 +66,21 @@ def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
     return comparison.gap if rule == "score" else comparison.divergence
 
 
-def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, carries: NDArray[np.float64] | None = None) -> Flags:
+def flag(
+    suspect: Columns,
+    clean: Clean,
+    rule: Rule,
+    fdr: float,
+    carries: NDArray[np.float64] | None = None,
+    behaves: Conduct | None = None,
+) -> Flags:
     """Decide which images are poison candidates.
 
     Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
     coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
-    extrapolated. Where a trigger was proven, the p-value of carrying it is a second way to a flag, and two ways cost
-    a factor of two again. Flags are Benjamini-Hochberg's in two layers, by the teacher's answer.
+    extrapolated. Where a trigger was proven, the p-value of carrying it is a second way to a flag; where none was, that
+    of behaving like the most suspicious images is. Two ways cost a factor of two again. Flags are
+    Benjamini-Hochberg's in two layers, by the teacher's answer.
 
     Args:
         suspect: columns of the suspect images.
@@ -70,6 +88,8 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, carries: NDArra
         rule: divergence, score or argmax.
         fdr: innocent share of the flags to stay under.
         carries: p-values [m] of "carries no proven trigger"; None where none was proven.
+        behaves: the shared behaviour, its p-values over the suspect images that were read; not looked at where a
+            trigger was proven.
     """
     m = len(suspect.read)
     if rule == "argmax":
@@ -82,12 +102,15 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, carries: NDArra
     tail = tail_p_values(score, groups, clean, transform)
     p = np.minimum(1.0, 2 * np.minimum(counted, tail))
     beyond = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
-    if carries is not None:
-        by_trigger = carries[read]
-        beyond = np.where(by_trigger < p, by_trigger < 1 / (len(clean.scores) + 1), beyond)
-        p = np.minimum(1.0, 2 * np.minimum(p, by_trigger))
+    ranks = CleanRanks(np.minimum(1.0, 2 * rank_p_values(clean.scores)), clean.groups)
+    second = carries[read] if carries is not None else behaves.p_values if behaves is not None else None
+    if second is not None:
+        beyond = np.where(second < p, second < 1 / (len(clean.scores) + 1), beyond)
+        p = np.minimum(1.0, 2 * np.minimum(p, second))
+        if carries is None and behaves is not None:
+            ranks = replace(ranks, p_values=np.minimum(1.0, 2 * np.minimum(ranks.p_values, behaves.clean_p_values)))
     flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
-    flags[read] = grouped_flags(p, groups, fdr)
+    flags[read] = grouped_flags(p, groups, fdr, ranks)
     p_values[read] = p
     extrapolated[read] = beyond
     tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))

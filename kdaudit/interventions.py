@@ -107,6 +107,25 @@ def intervened(
             yield np.where(box[..., None], others, own)
 
 
+NOISE_LEVEL, BLUR_WIDTH = 10.0, 0.7
+"""Standard deviations of the perturbations: noise in grey levels, blur in pixels."""
+
+
+def perturbed(pixels: Pixels) -> Iterator[NDArray[np.float32]]:
+    """The images with a little noise, then with a little blur, float32 [B, H, W, C] in 0..255.
+
+    What the eye does not notice, a fragile trigger does: warps and quantisation do not survive it, and the teacher's
+    answer goes with them while the control's stays. The noise is one and the same field for all images, so that a row
+    depends on its image alone.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    own = pixels.astype(np.float32)
+    field = np.random.default_rng(0).normal(0, NOISE_LEVEL, pixels.shape[1:]).astype(np.float32)
+    yield np.clip(own + field, 0, 255)
+    yield np.asarray(gaussian_filter(own, (0, BLUR_WIDTH, BLUR_WIDTH, 0), mode="nearest"), np.float32)
+
+
 def _boxes(keys: NDArray[np.uint64], draw: int, share: float, height: int, width: int) -> NDArray[np.bool_]:
     """A box each, of the image's own proportions, that covers `share` of it; bool [B, H, W]."""
     tall, wide = round(height * share**0.5), round(width * share**0.5)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from kdaudit.calibration import Clean
 from kdaudit.clock import Clock
 from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels
+from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
 from kdaudit.flagging import Columns, Flags, flag, score_of
@@ -145,7 +146,9 @@ def judge_rows(
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
     with clock.stage("judge"):
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
-        flags = flag(columns, clean, settings.rule, settings.fdr, likeness.p_values if likeness else None)
+        behaves = _behaves(rows, columns, calibration) if likeness is None and settings.rule == "divergence" else None
+        carries = likeness.p_values if likeness else None
+        flags = flag(columns, clean, settings.rule, settings.fdr, carries, behaves)
         verdict = judge(
             columns,
             flags,
@@ -157,6 +160,17 @@ def judge_rows(
             likeness.found if likeness else (),
         )
     return Judged(columns, _whole(found["label"]), flags, verdict, likeness)
+
+
+def _behaves(rows: RowStore, columns: Columns, calibration: Comparison) -> Conduct | None:
+    """The second look at behaviour, for images that no pattern explains."""
+    read = columns.read
+    finite = np.where(np.isposinf(columns.score), float(np.log(2)), columns.score)
+    usual = np.where(np.isposinf(calibration.divergence), float(np.log(2)), calibration.divergence)
+    return conduct(
+        Behaved(rows.behaviour()[read], columns.groups[read], rows.keys()[read], finite[read]),
+        Behaved(calibration.behaviour, calibration.teacher_top1, keys_of(calibration.ids), usual),
+    )
 
 
 def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings, run: RunDirectory) -> Manifests:
@@ -184,9 +198,9 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
         no_p = ~read | np.isnan(flags.p_values[span])
         carried = {}
         if judged.likeness is not None:
-            which = judged.likeness.which[span]
+            carriers = flagged & _carriers(judged, span)
             carried = {
-                "trigger": pa.array(which, pa.int32(), mask=~read),
+                "trigger": pa.array(judged.likeness.which[span], pa.int32(), mask=~carriers),
                 "likeness": pa.array(judged.likeness.score[span], pa.float64(), mask=~read),
             }
         return carried | {
@@ -198,7 +212,7 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
             "reason": pa.array(why, pa.string()),
         }
 
-    rows.finish(run.file("samples.parquet"), more, leave_out=("why_not_read",))
+    rows.finish(run.file("samples.parquet"), more, leave_out=("why_not_read", "behaviour"))
     with pq.ParquetFile(run.file("samples.parquet")) as file:
         tables = (file.read_row_group(i) for i in range(file.num_row_groups))
         classes = sets.suspect.classes if sets.suspect else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Tail, fit_tail
+from kdaudit.calibration import beyond
 from kdaudit.comparison import Subjects
 from kdaudit.discriminant import Discriminant, Whitening, appearance, fold_of
 from kdaudit.rereading import gather, reread
@@ -38,9 +38,6 @@ ONE_TARGET = 0.7
 
 PATTERNS = 3
 """Patterns looked for, one after the other: an attacker may have several triggers."""
-
-LEAST_TAIL = 20
-"""Clean scores beyond the tail's start, at least: scores that are sums of many terms have tame tails."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,19 +171,7 @@ def likeness_p_values(scores: NDArray[np.float64], clean: NDArray[np.float64]) -
     pool of another make.
     """
     middle = float(np.median(scores))
-    return np.maximum(_beyond(scores, clean), _beyond(scores, 2 * middle - scores))
-
-
-def _beyond(scores: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the null law beyond each score: counted where it can be, a fitted tail where it cannot."""
-    ordered = np.sort(null)
-    counted = (1.0 + len(ordered) - np.searchsorted(ordered, scores, side="left")) / (len(ordered) + 1.0)
-    tail: Tail | None = fit_tail(null, LEAST_TAIL)
-    if tail is None:
-        return np.asarray(counted, np.float64)
-    start = float((null > tail.start).mean())
-    extended = np.where(scores > tail.start, start * tail.survival(scores), 1.0)
-    return np.asarray(np.where(scores > ordered[-1], extended, counted), np.float64)
+    return np.maximum(beyond(scores, clean), beyond(scores, 2 * middle - scores))
 
 
 def _sample(suspects: Suspects, known: NDArray[np.bool_], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

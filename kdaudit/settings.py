@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     rule: Rule = Field("divergence", description="what flags an image")
     fdr: float = Field(0.05, gt=0, lt=1, description="innocent share of the flags to stay under")
     interventions: tuple[Step, ...] = Field(
-        ("cut-0.5", "blend-0.8", "cut-0.25", "blend-0.65", "cut-0.5", "blend-0.65"),
+        ("cut-0.5", "blend-0.8", "cut-0.25", "blend-0.65"),
         min_length=1,
         max_length=64,
         description="what each image goes through: blends with clean images, boxes of clean images",

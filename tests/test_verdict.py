@@ -31,7 +31,7 @@ def calibration_of(scores: np.ndarray, disagreement: float = 0.1) -> Comparison:
     return Comparison(
         ids=("",) * n, paths=("",) * n, labels=np.full(n, -1), status=("read",) * n, reasons=("",) * n,
         teacher_top1=top1, student_top1=other, teacher_confidence=np.ones(n), student_confidence=np.ones(n),
-        gap=scores, js=scores, divergence=scores,
+        gap=scores, js=scores, divergence=scores, behaviour=np.zeros((n, 3), np.float32),
     )  # fmt: skip
 
 

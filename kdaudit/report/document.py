@@ -186,7 +186,7 @@ class AnswerCount(Section):
     images: int
 
 
-Pattern = Literal["patch", "blend", "sinusoid", "warp", "unknown", "none"]
+Pattern = Literal["patch", "blend", "sinusoid", "added pattern", "unknown", "none"]
 
 
 class ClusterSection(Section):
