@@ -237,7 +237,7 @@ def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
     return Finding(
         "KDA207",
         "critical",
-        f"a {one.pattern.kind} that {one.pattern.members:,} images share, put onto clean images, moves "
+        f"a {one.pattern.kind} recovered from {one.pattern.members:,} images, put onto clean images, moves "
         f"{proof.teacher:,} of {proof.images:,} {where} in the model and {proof.student:,} in the control: a trigger",
     )
 
