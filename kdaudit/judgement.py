@@ -21,11 +21,16 @@ from kdaudit.quarantine import Manifests, write_manifests
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
+from kdaudit.trigger import Pattern, load_patterns, save_patterns
 from kdaudit.verdict import Verdict, judge
 from kdaudit.workbench import Sets, Workbench
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+PATTERNS = "patterns.npz"
+"""In the run's state: the proven triggers' patterns, for `kdaudit repair`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +42,9 @@ class Judged:
         labels: the data set's label indices, int64 [m], -1 for none.
         flags: the image-level result.
         verdict: the model-level result; None when read back from a finished run.
-        likeness: the proven triggers and how much of them each image carries; None where none was proven.
+        likeness: the proven triggers and how much of them each image carries; None where none was proven, and when
+            read back from a finished run.
+        patterns: the proven triggers' patterns.
     """
 
     columns: Columns
@@ -45,6 +52,7 @@ class Judged:
     flags: Flags
     verdict: Verdict | None
     likeness: Likeness | None = None
+    patterns: tuple[Pattern, ...] = ()
 
 
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
@@ -159,7 +167,9 @@ def judge_rows(
             bench.signature.class_names,
             likeness.found if likeness else (),
         )
-    return Judged(columns, _whole(found["label"]), flags, verdict, likeness)
+    patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
+    save_patterns(patterns, run.state / PATTERNS)
+    return Judged(columns, _whole(found["label"]), flags, verdict, likeness, patterns)
 
 
 def _behaves(rows: RowStore, columns: Columns, calibration: Comparison) -> Conduct | None:
@@ -229,7 +239,8 @@ def read_judged(run: RunDirectory) -> Judged:
     columns = Columns(read, _whole(table["teacher_top1"].to_numpy()), np.zeros(len(read), bool), nothing)
     flag, doubtful = (table[name].to_numpy().astype(bool) for name in ("flag", "doubtful"))
     flags = Flags(flag, nothing, np.zeros(len(read), bool), doubtful)
-    return Judged(columns, _whole(table["label"].to_numpy()), flags, None)
+    patterns = load_patterns(run.state / PATTERNS)
+    return Judged(columns, _whole(table["label"].to_numpy()), flags, None, patterns=patterns)
 
 
 def _carriers(judged: Judged, span: slice) -> NDArray[np.bool_]:

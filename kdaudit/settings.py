@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     ignores: tuple[Ignore, ...] = Field((), description="findings that the gate lets pass until a date")
 
     repair: bool = Field(True, description="tune the control on the kept images and export it")
-    repair_epochs: float = Field(6.0, gt=0, allow_inf_nan=False, description="passes over the kept images, at most")
+    repair_epochs: float = Field(10.0, gt=0, allow_inf_nan=False, description="passes over the kept images, at most")
 
     @classmethod
     def settings_customise_sources(

@@ -8,14 +8,17 @@ three (the optimal transport between two normal laws, pixel by pixel):
     t(x) = m_C + k (x - m_R),   k = min(1, s_C / s_R)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import interval
 from kdaudit.comparison import Subjects
+from kdaudit.digest import replacing
 
 Kind = Literal["patch", "blend", "sinusoid", "added pattern"]
 Pixels = NDArray[np.uint8]
@@ -52,8 +55,8 @@ class Pattern:
     kind: Kind
     members: int
 
-    def onto(self, pixels: Pixels) -> Plane:
-        """The pattern on images uint8 [n, H, W, C]; float32, 0..255."""
+    def onto(self, pixels: Pixels | Plane) -> Plane:
+        """The pattern on images [n, H, W, C], 0..255; float32."""
         moved = self.mean + self.keep * (pixels.astype(np.float32) - self.reference)
         out: Plane = np.where(self.changed[..., None], np.clip(moved, 0, 255), pixels).astype(np.float32)
         return out
@@ -147,6 +150,30 @@ def transplant(subjects: Subjects, pattern: Pattern, clean: Pixels, target: int 
         teacher_moved += int((moved[0] & asked).sum())
         student_moved += int((moved[1] & asked).sum())
     return Transplant(images, teacher_moved, student_moved)
+
+
+def save_patterns(patterns: Sequence[Pattern], path: Path) -> None:
+    """Keep patterns for a later repair, in one step."""
+    arrays: dict[str, NDArray[Any]] = {"kinds": np.array([p.kind for p in patterns], "U16")}
+    for number, pattern in enumerate(patterns):
+        for name in ("mean", "reference", "keep", "changed", "members"):
+            arrays[f"{name}{number}"] = np.asarray(getattr(pattern, name))
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load_patterns(path: Path) -> tuple[Pattern, ...]:
+    """Patterns that were kept; none where there is no file."""
+    if not path.exists():
+        return ()
+    with np.load(path, allow_pickle=False) as file:
+        return tuple(
+            Pattern(
+                file[f"mean{i}"], file[f"reference{i}"], file[f"keep{i}"], file[f"changed{i}"],
+                cast("Kind", str(kind)), int(file[f"members{i}"]),
+            )
+            for i, kind in enumerate(file["kinds"])
+        )  # fmt: skip
 
 
 def _matched(members: NDArray[np.int64], ordinary: NDArray[np.int64]) -> NDArray[np.float64] | None:
