@@ -148,11 +148,13 @@ def browser(downloads: Path | None = None) -> Iterator[Any]:
 
 
 def requests_of(page: Any) -> list[str]:
-    """Addresses that the page asked for since the last call, other than itself and its own data."""
+    """Addresses asked for since the last call, other than the page, its own data and the browser's start page."""
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     return [
-        url for url in asked if not url.startswith(("data:", "blob:")) and url != page.current_url.partition("#")[0]
+        url
+        for url in asked
+        if not url.startswith(("data:", "blob:", "chrome:")) and url != page.current_url.partition("#")[0]
     ]
 
 

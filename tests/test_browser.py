@@ -222,7 +222,8 @@ const behind = (element) => {
 };
 const found = {};
 for (const query of [".verdict h1", ".verdict .why", ".verdict .about", ".fact span", ".soft", "th", "td",
-                     ".says .model", ".says i", ".path", ".tag.critical", ".chip", "figcaption", ".mark.failed", "footer", "pre"]) {
+                     ".says .model", ".says i", ".path", ".tag.critical", ".chip", "figcaption",
+                     ".mark.failed", "footer", "pre"]) {
   const element = document.querySelector(query);
   if (!element) continue;
   const [a, b] = [numbers(getComputedStyle(element).color), behind(element)].map((c) => light(c)).sort((x, y) => y - x);
