@@ -7,12 +7,12 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdaudit.admission.findings import FINDINGS, Finding, Severity
+from kdaudit.admission.catalogue import FINDINGS, RULES, Finding, Severity
 from kdaudit.admission.refusal import REFUSALS
 from kdaudit.errors import ModelRefused
 from kdaudit.signature import Signature
 
-__all__ = ["FINDINGS", "REFUSALS", "Finding", "Severity", "Teacher", "admit"]
+__all__ = ["FINDINGS", "REFUSALS", "RULES", "Finding", "Severity", "Teacher", "admit"]
 
 
 @dataclass(frozen=True, slots=True)

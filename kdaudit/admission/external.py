@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kdaudit.admission.reading import MAX_MODEL_BYTES
+from kdaudit.admission.limits import MAX_MODEL_BYTES
 from kdaudit.admission.refusal import refuse
 from kdaudit.admission.tensors import expected_bytes
 

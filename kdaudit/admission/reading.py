@@ -4,13 +4,11 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdaudit.admission.limits import MAX_MODEL_BYTES
 from kdaudit.admission.refusal import refuse
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-MAX_MODEL_BYTES = 2_000_000_000
-"""Graph and weights together. Protobuf itself ends at 2 GiB, and the canonical copy is one protobuf."""
 
 FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the model itself with `git lfs pull`"),

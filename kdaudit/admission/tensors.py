@@ -3,13 +3,11 @@
 from math import prod
 from typing import TYPE_CHECKING
 
+from kdaudit.admission.limits import MAX_DIMENSIONS, MAX_ELEMENTS
 from kdaudit.admission.refusal import refuse
 
 if TYPE_CHECKING:
     from onnx import TensorProto
-
-MAX_ELEMENTS = 1 << 40
-"""No honest tensor is near it, and products below it cannot overflow anywhere."""
 
 _BITS: dict[str, int] = {
     "FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8,
@@ -26,8 +24,9 @@ def elements(tensor: "TensorProto") -> int:
     Raises:
         ModelRefused: KDA007, a negative or absurd dimension.
     """
-    count: int = prod(tensor.dims)
-    if any(size < 0 for size in tensor.dims) or count > MAX_ELEMENTS:
+    few = len(tensor.dims) <= MAX_DIMENSIONS
+    count: int = prod(tensor.dims) if few else 0
+    if not few or any(size < 0 for size in tensor.dims) or count > MAX_ELEMENTS:
         refuse("KDA007", f"tensor {tensor.name or '(unnamed)'} has an impossible shape {list(tensor.dims)[:8]}")
     return count
 

@@ -1,0 +1,72 @@
+"""The static findings: id, severity, title, and the technique of MITRE ATLAS that each is a sign of."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Severity = Literal["low", "medium", "high", "critical"]
+
+
+class Rule(NamedTuple):
+    """A static rule.
+
+    Attributes:
+        severity: how much a finding says about a backdoor; honest models stay at "low".
+        technique: id in MITRE ATLAS.
+        title: what is found.
+    """
+
+    severity: Severity
+    technique: str
+    title: str
+
+
+ARCHITECTURE = "AML.T0018.001"
+"""Modify AI Model Architecture."""
+
+SUPPLY_CHAIN = "AML.T0010"
+"""AI Supply Chain Compromise."""
+
+RULES: dict[str, Rule] = {
+    "KDA101": Rule("high", ARCHITECTURE, "random operators"),
+    "KDA102": Rule("medium", ARCHITECTURE, "control flow"),
+    "KDA103": Rule("low", SUPPLY_CHAIN, "weights that nothing reads"),
+    "KDA104": Rule("low", SUPPLY_CHAIN, "nodes whose result nothing reads"),
+    "KDA105": Rule("low", SUPPLY_CHAIN, "several outputs"),
+    "KDA106": Rule("low", SUPPLY_CHAIN, "model-local functions"),
+    "KDA107": Rule("low", SUPPLY_CHAIN, "operators of early ONNX"),
+    "KDA108": Rule("low", SUPPLY_CHAIN, "training graphs or settings in the file"),
+    "KDA109": Rule("high", ARCHITECTURE, "a path from the raw image bypasses the trunk and rejoins near the scores"),
+    "KDA110": Rule("high", ARCHITECTURE, "a condition on the image selects what the scores are"),
+    "KDA111": Rule("high", ARCHITECTURE, "raw pixels are compared"),
+    "KDA112": Rule("medium", ARCHITECTURE, "comparisons on the image's features steer the scores"),
+    "KDA113": Rule("high", ARCHITECTURE, "whole-number or bit arithmetic on the image"),
+    "KDA114": Rule("medium", ARCHITECTURE, "a constant of the image's shape is laid over the raw pixels"),
+    "KDA115": Rule("medium", ARCHITECTURE, "exponentials of raw pixels, or chains of exponentials"),
+    "KDA116": Rule("low", SUPPLY_CHAIN, "texts of unusual size in the file"),
+    "KDA117": Rule("medium", ARCHITECTURE, "a path from the first layers bypasses the trunk"),
+    "KDA118": Rule("medium", ARCHITECTURE, "the scores do not depend on the image"),
+}
+"""Static rules by id."""
+
+FINDINGS: dict[str, str] = {rule: entry.title for rule, entry in RULES.items()}
+"""Rule ids of static findings and short titles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about the graph that a reader should know.
+
+    Attributes:
+        rule: stable rule id; never reused for another reason.
+        severity: how much it says about a backdoor; honest models stay at "low".
+        message: one sentence.
+    """
+
+    rule: str
+    severity: Severity
+    message: str
+
+
+def found(rule: str, message: str) -> Finding:
+    """A static finding with the severity of its rule."""
+    return Finding(rule, RULES[rule].severity, message)
