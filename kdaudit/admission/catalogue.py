@@ -1,5 +1,6 @@
 """The static findings: id, severity, title, and the technique of MITRE ATLAS that each is a sign of."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,9 @@ ARCHITECTURE = "AML.T0018.001"
 SUPPLY_CHAIN = "AML.T0010"
 """AI Supply Chain Compromise."""
 
+DENIAL = "AML.T0029"
+"""Denial of AI Service."""
+
 RULES: dict[str, Rule] = {
     "KDA101": Rule("high", ARCHITECTURE, "random operators"),
     "KDA102": Rule("medium", ARCHITECTURE, "control flow"),
@@ -45,8 +49,12 @@ RULES: dict[str, Rule] = {
     "KDA116": Rule("low", SUPPLY_CHAIN, "texts of unusual size in the file"),
     "KDA117": Rule("medium", ARCHITECTURE, "a path from the first layers bypasses the trunk"),
     "KDA118": Rule("medium", ARCHITECTURE, "the scores do not depend on the image"),
+    "KDA121": Rule("high", DENIAL, "the model ends its process on some images"),
+    "KDA122": Rule("high", DENIAL, "the model does not answer on some images"),
+    "KDA123": Rule("high", ARCHITECTURE, "the model answers some images with what are no scores"),
+    "KDA124": Rule("high", ARCHITECTURE, "the same image gets different answers"),
 }
-"""Static rules by id."""
+"""Rules by id: of the graph up to KDA118, then of what the model does to its confined process."""
 
 FINDINGS: dict[str, str] = {rule: entry.title for rule, entry in RULES.items()}
 """Rule ids of static findings and short titles."""
@@ -70,3 +78,30 @@ class Finding:
 def found(rule: str, message: str) -> Finding:
     """A static finding with the severity of its rule."""
     return Finding(rule, RULES[rule].severity, message)
+
+
+CONDUCT = {"died": "KDA121", "blocked": "KDA122", "confused": "KDA123", "differs": "KDA124"}
+"""Rule by what a model did to its confined process."""
+
+
+def conduct(incidents: Iterable[tuple[str, str]]) -> tuple[Finding, ...]:
+    """Findings of a model's run, one for each way in which it misbehaved.
+
+    Args:
+        incidents: (a key of `CONDUCT`, what was seen), in the order of their happening.
+    """
+    by_rule: dict[str, list[str]] = {}
+    for how, detail in incidents:
+        by_rule.setdefault(CONDUCT[how], []).append(detail)
+    texts = {
+        "KDA121": "the model ended its confined process on {n} images",
+        "KDA122": "the model did not answer in time on {n} images",
+        "KDA123": "the model answered {n} images with what are no scores",
+        "KDA124": "the model gave the same images other answers when asked again, {n} times",
+    }
+    return tuple(
+        found(rule, f"{texts[rule].format(n=len(details))} ({details[0]}); their scores are missing in samples.parquet")
+        if rule != "KDA124"
+        else found(rule, texts[rule].format(n=len(details)))
+        for rule, details in sorted(by_rule.items())
+    )

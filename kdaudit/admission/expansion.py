@@ -90,6 +90,29 @@ def in_order(graph: "GraphProto") -> "GraphProto":
     return ordered
 
 
+def outline(model: "ModelProto") -> "ModelProto":
+    """The model without the content of its large weights, which say nothing about the flow of data."""
+    import onnx
+
+    light = onnx.ModelProto()
+    light.ir_version = model.ir_version
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph, target = model.graph, light.graph
+    target.name = graph.name
+    target.node.extend(graph.node)
+    target.input.extend(graph.input)
+    target.output.extend(graph.output)
+    target.value_info.extend(graph.value_info)
+    target.sparse_initializer.extend(graph.sparse_initializer)
+    for tensor in graph.initializer:
+        if len(tensor.raw_data) <= SMALL:
+            target.initializer.append(tensor)
+        else:
+            target.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return light
+
+
 def shapes_of(model: "ModelProto", graph: "GraphProto") -> dict[str, tuple[int | None, ...]]:
     """Shapes by value, as far as inference finds them; of constants, too."""
     import onnx
@@ -98,9 +121,6 @@ def shapes_of(model: "ModelProto", graph: "GraphProto") -> dict[str, tuple[int |
     skeleton.ir_version = model.ir_version
     skeleton.opset_import.extend(model.opset_import)
     skeleton.graph.CopyFrom(graph)
-    for tensor in skeleton.graph.initializer:
-        if len(tensor.raw_data) > SMALL:
-            tensor.ClearField("raw_data")
     known: dict[str, tuple[int | None, ...]] = {}
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
@@ -129,6 +149,6 @@ def scalars(graph: "GraphProto") -> dict[str, float]:
             elif attribute.name in {"value_float", "value_int"}:
                 found[node.output[0]] = float(attribute.f if attribute.name == "value_float" else attribute.i)
     for name, tensor in tensors.items():
-        if all(size == 1 for size in tensor.dims) and tensor.data_type in {1, 6, 7, 10, 11}:
+        if all(size == 1 for size in tensor.dims) and tensor.data_type in {1, 6, 7, 10, 11}:  # numbers
             found[name] = float(numpy_helper.to_array(tensor).ravel()[0])
     return found

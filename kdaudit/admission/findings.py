@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kdaudit.admission.backdoors import find_backdoors
 from kdaudit.admission.catalogue import Finding, found
 from kdaudit.admission.checking import LEGACY, nodes
-from kdaudit.admission.expansion import expand_functions, in_order, scalars, shapes_of
+from kdaudit.admission.expansion import expand_functions, in_order, outline, scalars, shapes_of
 from kdaudit.admission.flow import trace
 from kdaudit.signature import Signature
 
@@ -46,9 +46,10 @@ def find(model: "ModelProto", signature: Signature) -> tuple[Finding, ...]:
 
 def _backdoors(model: "ModelProto", signature: Signature) -> tuple[Finding, ...]:
     """The rules on the data flow, functions expanded."""
-    graph = expand_functions(model).graph
+    light = expand_functions(outline(model))
+    graph = light.graph
     numbers = scalars(graph)
-    flow = trace(in_order(graph), signature.input_name, signature.output_name, shapes_of(model, graph))
+    flow = trace(in_order(graph), signature.input_name, signature.output_name, shapes_of(light, graph))
     pixels = signature.height * signature.width if signature.height and signature.width else None
     return tuple(find_backdoors(flow, numbers.get, pixels))
 

@@ -71,7 +71,7 @@ def _scanned(document: Document) -> list[str]:
     return [
         f"scanned   {c.scanned:,} images ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped{pace}",
         f"machine   teacher on {m.teacher_provider}, control on {m.student_provider}, decoder {m.decoder}, "
-        f"{m.workers} workers",
+        f"{m.workers} workers; teacher confined by {m.confinement}",
     ]
 
 

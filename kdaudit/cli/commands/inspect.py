@@ -14,9 +14,10 @@ from kdaudit.cli import options
 @options.format_option
 def inspect(model: Path, form: str) -> None:
     """Check MODEL without running it: what it takes and gives, and what its graph shows."""
-    from kdaudit.admission import admit
+    from kdaudit.admission import RULES
+    from kdaudit.admission.confined import admit_confined
 
-    teacher = admit(model)
+    teacher = admit_confined(model)
     if form == "json":
         facts = {
             "model": str(model),
@@ -27,7 +28,8 @@ def inspect(model: Path, form: str) -> None:
             "nodes": teacher.nodes,
             "parameters": teacher.parameters,
             "signature": asdict(teacher.signature),
-            "findings": [asdict(f) for f in teacher.findings],
+            "findings": [asdict(f) | {"technique": RULES[f.rule].technique} for f in teacher.findings],
+            "confinement": teacher.confinement,
         }
         click.echo(json.dumps(facts, indent=2))
         return
@@ -41,6 +43,7 @@ def inspect(model: Path, form: str) -> None:
     click.echo(f"  made by   {printable(teacher.producer) or 'unknown'}; {extent}")
     click.echo(f"  input     {printable(s.input_name)}: {s.input_type} {s.layout} {size}, batch {s.batch or 'free'}")
     click.echo(f"  output    {printable(s.output_name)}: {s.classes} classes")
+    click.echo(f"  checked   in a process confined by {teacher.confinement}")
     for finding in teacher.findings:
         click.echo(f"  {finding.severity:<8}  {finding.rule}  {printable(finding.message)}")
     if not teacher.findings:
