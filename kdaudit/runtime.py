@@ -51,23 +51,50 @@ class Engine:
         first = self._inner.get_providers()[0]
         self.provider = obtained.get(first, first)
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Run once.
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], rows: int | None = None
+    ) -> list[NDArray[Any]]:
+        """Run once, or as often as a batch of fixed size needs.
 
         Args:
-            inputs: tensors by name.
+            inputs: tensors by name, [n, ...].
             outputs: names of the outputs that are wanted.
+            rows: images per run; the last run is filled with copies of its last image, so that no foreign image
+                joins it. None: all in one.
 
         Returns:
-            One array per name, as the model gives them: nothing about them is checked.
+            One array per name, as the model gives them: nothing about them is checked. With `rows`, each is
+            [n, everything that the model gives for an image].
 
         Raises:
-            ModelRefused: KDA021, with onnxruntime's own first line.
+            ModelRefused: KDA021, with onnxruntime's own first line, or an output does not divide by `rows`.
         """
+        if rows is None:
+            return self._once(inputs, outputs)
+        total = len(next(iter(inputs.values())))
+        parts: list[list[NDArray[Any]]] = [[] for _ in outputs]
+        for start in range(0, total, rows):
+            count = min(rows, total - start)
+            part = {name: _filled(tensor[start : start + count], rows) for name, tensor in inputs.items()}
+            for into, array in zip(parts, self._once(part, outputs), strict=True):
+                if array.size % rows:
+                    raise ModelRefused("KDA021", f"an output gave {list(array.shape)} for a batch of {rows}")
+                into.append(array.reshape(rows, -1)[:count])
+        try:
+            return [np.concatenate(some) for some in parts]
+        except ValueError:
+            raise ModelRefused("KDA021", "an output has another size for every image") from None
+
+    def _once(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         try:
             return [np.asarray(value) for value in self._inner.run(list(outputs), dict(inputs))]
         except _failures() as error:
             raise ModelRefused("KDA021", f"onnxruntime cannot run the model: {first_line(error)}") from None
+
+
+def _filled(part: NDArray[Any], rows: int) -> NDArray[Any]:
+    """A run's images, filled up with copies of the last."""
+    return part if len(part) == rows else np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)])
 
 
 def available_providers() -> list[str]:

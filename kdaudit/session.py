@@ -7,7 +7,6 @@ obtained, never what was asked.
 """
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,7 +128,7 @@ class Session:
             with self._sharing:
                 if self._together is None:
                     self._together = self._may_share(tensor)
-        return np.concatenate([self._survived(part, count) for part, count in self._parts(tensor)])
+        return self._survived(tensor)
 
     def logits(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """Scores whose softmax is the model's belief.
@@ -149,60 +148,57 @@ class Session:
         scores = self.raw(tensor)
         return from_probabilities(scores) if self.signature.output_kind == "probabilities" else scores
 
-    def _parts(self, tensor: NDArray[np.generic]) -> Iterator[tuple[NDArray[np.generic], int]]:
-        """Cut a batch into runs; yields (run, number of rows that count)."""
-        batch = self.signature.batch
-        step = (batch or len(tensor)) if self._together else 1
-        for start in range(0, len(tensor), step):
-            part = tensor[start : start + step]
-            count = len(part)
-            if batch is not None and count < batch:  # filled with copies: no foreign image joins the run
-                part = np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)])
-            yield part, count
-
-    def _survived(self, part: NDArray[np.generic], count: int) -> NDArray[np.float32]:
-        """Run once; if the model does not survive it, once more image by image in a process of its own."""
+    def _survived(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Ask once; if the model does not survive it, once more image by image in a process of its own."""
         try:
-            scores = self._run(part, count)
+            scores = self._run(tensor)
         except WorkerLost as lost:
             if not self._proven:
                 raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
-            return self._singly(part, count)
+            return self._singly(tensor)
         except ModelRefused:
             if not self._proven or not isinstance(self._engine, ConfinedEngine):
                 raise
-            return self._singly(part, count)
+            return self._singly(tensor)
         self._runs += 1
         if self._runs % REPEAT_EVERY == 1:
-            self._repeat(part, scores)
+            self._repeat(tensor, scores)
         return scores
 
-    def _repeat(self, part: NDArray[np.generic], scores: NDArray[np.float32]) -> None:
+    def _repeat(self, tensor: NDArray[np.generic], scores: NDArray[np.float32]) -> None:
         """Ask the same once more."""
         try:
-            again = self._run(part, len(scores))
+            again = self._run(tensor)
         except (ModelRefused, WorkerLost):
             again = np.full_like(scores, np.nan)
         span = float(np.ptp(scores[np.isfinite(scores)], axis=None)) if np.isfinite(scores).any() else 1.0
         if not np.allclose(again, scores, rtol=0, atol=BATCH_TOLERANCE * (span or 1.0), equal_nan=True):
             self._note(Incident("differs", "the same images got other scores when asked again"))
 
-    def _singly(self, part: NDArray[np.generic], count: int) -> NDArray[np.float32]:
-        """The images of a run that was lost, one by one: only the culprits lose their scores."""
+    def _singly(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+        """The images of a batch that was lost, one by one: only the culprits lose their scores.
+
+        Raises:
+            ModelRefused: onnxruntime cannot run the model on any of them; then it is not the images' doing.
+        """
         assert isinstance(self._engine, ConfinedEngine)
-        rows = np.full((count, self.signature.classes), np.nan, np.float32)
+        rows = np.full((len(tensor), self.signature.classes), np.nan, np.float32)
+        refusals: list[ModelRefused] = []
         probe = self._engine.isolated()
         try:
-            for row in range(count):
-                alone = np.repeat(part[row : row + 1], self.signature.batch or 1, axis=0)
+            for row in range(len(tensor)):
                 try:
-                    rows[row] = self._run(alone, 1, probe)[0]
+                    rows[row] = self._run(tensor[row : row + 1], probe)[0]
                 except WorkerLost as lost:
                     self._note(Incident(lost.how, lost.detail))
                 except ModelRefused as refused:
-                    self._note(Incident("confused", str(refused).removesuffix(f" [{refused.rule}]")))
+                    refusals.append(refused)
         finally:
             probe.close()
+        if len(refusals) == len(tensor):
+            raise refusals[0]
+        for one in refusals:
+            self._note(Incident("confused", str(one).removesuffix(f" [{one.rule}]")))
         return rows
 
     def _note(self, incident: Incident) -> None:
@@ -216,18 +212,29 @@ class Session:
             )
 
     def _run(
-        self, part: NDArray[np.generic], count: int, engine: "Engine | ConfinedEngine | None" = None
+        self,
+        tensor: NDArray[np.generic],
+        engine: Engine | ConfinedEngine | None = None,
+        *,
+        together: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Run once and cut the answer to [count, K]."""
+        """Ask about images [n, ...], n at least 1; one by one unless they may share a run. Scores [n, K]."""
         signature = self.signature
-        (array,) = (engine or self._engine).run({signature.input_name: part}, [signature.output_name])
-        if array.size != len(part) * signature.classes or array.dtype.kind != "f":
-            given = f"{array.dtype} {list(array.shape)} for a batch of {len(part)}"
+        together = self._together if together is None else together
+        rows = signature.batch or (len(tensor) if together else 1)
+        if not together and signature.batch:
+            return np.concatenate([self._run(tensor[i : i + 1], engine, together=True) for i in range(len(tensor))])
+        in_one = rows == len(tensor)
+        (array,) = (engine or self._engine).run(
+            {signature.input_name: tensor}, [signature.output_name], None if in_one else rows
+        )
+        if array.size != len(tensor) * signature.classes or array.dtype.kind != "f":
+            given = f"{array.dtype} {list(array.shape)} for a batch of {len(tensor)}"
             raise ModelRefused(
                 "KDA021",
                 f"output {signature.output_name} gave {given}; {signature.classes} scores each are needed",
             )
-        return array.reshape(len(part), signature.classes)[:count].astype(np.float32, copy=False)
+        return array.reshape(len(tensor), signature.classes).astype(np.float32, copy=False)
 
     def _may_share(self, tensor: NDArray[np.generic]) -> bool:
         """Whether an image's answer is the same alone and beside others.
@@ -242,17 +249,15 @@ class Session:
         noise *= np.float32(np.abs(tensor.astype(np.float32)).max() or 1)
         rows = np.concatenate([noise[:1] / 64, noise[1:]]).astype(tensor.dtype)
         fill = (self.signature.batch or 2) - 2
-        alone = np.repeat(rows[:1], self.signature.batch or 1, axis=0)
+        mates = np.concatenate([rows, np.repeat(rows[1:], fill, axis=0)])
         try:
-            expected = self._run(alone, 1)
+            expected = self._run(rows[:1], together=True)
+            beside = self._run(mates, together=True)[:1]
         except WorkerLost as lost:
             if not self._proven:
                 raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
             return False
-        mates = np.concatenate([rows, np.repeat(rows[1:], fill, axis=0)])
-        try:
-            beside = self._run(mates, 1)
-        except (ModelRefused, WorkerLost):
+        except ModelRefused:
             return False
         span = float(np.ptp(expected)) or 1.0
         return bool(np.abs(beside - expected).max() <= BATCH_TOLERANCE * span)

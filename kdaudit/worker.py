@@ -115,7 +115,7 @@ class _Lane:
             count = int(np.prod(shape, dtype=np.int64))
             inputs[place["name"]] = np.frombuffer(self._memory, kind, count, place["at"]).reshape(shape)
         try:
-            found = self._engine.run(inputs, message["outputs"])
+            found = self._engine.run(inputs, message["outputs"], message["rows"])
         except ModelRefused as refused:
             return {"refused": [refused.rule, str(refused).removesuffix(f" [{refused.rule}]")[:1000]]}
         if any(array.dtype.kind not in "fiub" for array in found):

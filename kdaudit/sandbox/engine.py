@@ -82,24 +82,26 @@ class ConfinedEngine:
         except WorkerLost as lost:
             raise ModelRefused("KDA022", f"the model cannot be loaded: {lost.detail}; do not use it") from None
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Run once; see `kdaudit.runtime.Engine.run`.
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], rows: int | None = None
+    ) -> list[NDArray[Any]]:
+        """Run; see `kdaudit.runtime.Engine.run`. One message and one answer, however many runs it takes.
 
         Raises:
             ModelRefused: KDA021, onnxruntime cannot run the model on this.
             WorkerLost: the worker died, blocked or answered nonsense, here or for another lane; a new one is up.
             Inconclusive: that has happened too often.
         """
-        rows = max((len(tensor) for tensor in inputs.values()), default=1)
+        images = max((len(tensor) for tensor in inputs.values()), default=1)
         with self._lane() as lane:
             began = time.monotonic()
             try:
-                found = lane.run(inputs, outputs, self._patience(rows))
+                found = lane.run(inputs, outputs, self._patience(images), rows)
             except WorkerLost:
                 lane.worker.end()
                 self._replace(lane.worker)
                 raise
-            self._slowest = max(self._slowest, (time.monotonic() - began) / max(rows, 1))
+            self._slowest = max(self._slowest, (time.monotonic() - began) / max(images, 1))
         return found
 
     def isolated(self) -> "ConfinedEngine":
@@ -110,8 +112,8 @@ class ConfinedEngine:
         """End the worker; no run may be under way."""
         self._worker.close()
 
-    def _patience(self, rows: int) -> float:
-        return max(FIRST_RUN_S, PATIENCE * self._slowest * rows)
+    def _patience(self, images: int) -> float:
+        return max(FIRST_RUN_S, PATIENCE * self._slowest * images)
 
     @contextlib.contextmanager
     def _lane(self) -> "Iterator[_Lane]":
@@ -190,7 +192,9 @@ class _Lane:
         self._size = 0
         self._room = 1 << 16  # bytes for the answer
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], seconds: float) -> list[NDArray[Any]]:
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], seconds: float, rows: int | None = None
+    ) -> list[NDArray[Any]]:
         places: list[dict[str, Any]] = []
         end = 0
         for name, tensor in inputs.items():
@@ -203,7 +207,7 @@ class _Lane:
                 view = np.frombuffer(self._memory, tensor.dtype, tensor.size, place["at"])
                 view[:] = tensor.reshape(-1)
                 del view
-            request = {"inputs": places, "outputs": list(outputs), "at": end, "room": self._room}
+            request = {"inputs": places, "outputs": list(outputs), "rows": rows, "at": end, "room": self._room}
             request |= {"size": self._size} if fresh else {}
             try:
                 answer = self.worker.ask(
