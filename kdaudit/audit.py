@@ -10,7 +10,7 @@ from pathlib import Path
 from kdaudit import control as controls
 from kdaudit import judgement, workbench
 from kdaudit import repair as repairs
-from kdaudit.admission import admit
+from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
 from kdaudit.errors import UsageError

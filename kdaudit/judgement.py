@@ -161,7 +161,7 @@ def judge_rows(
             columns,
             flags,
             calibration,
-            bench.teacher.findings,
+            bench.findings,
             control.fidelity,
             settings,
             bench.signature.class_names,

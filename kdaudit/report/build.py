@@ -100,6 +100,7 @@ def build_document(
             device=bench.device,
             teacher_provider=bench.session.provider,
             student_provider=control.session.provider,
+            confinement=bench.session.confinement,
             decoder=bench.decoder.name,
             workers=bench.workers,
             versions=versions(),

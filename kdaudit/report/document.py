@@ -268,6 +268,7 @@ class MachineSection(Section):
     device: str
     teacher_provider: str
     student_provider: str
+    confinement: str = "none"
     decoder: str
     workers: int
     versions: dict[str, str]
