@@ -10,7 +10,7 @@ from pathlib import Path
 from kdaudit import control as controls
 from kdaudit import judgement, workbench
 from kdaudit import repair as repairs
-from kdaudit.admission import admit
+from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
 from kdaudit.errors import UsageError
@@ -73,7 +73,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         subjects = judgement.subjects(bench, control, pool, settings)
         calibration = judgement.compare_clean(subjects, control, pool, bench, settings, run, clock)
         rows = judgement.compare_suspect(subjects, control, sets, bench, settings, run, clock)
-        judged = judgement.judge_rows(rows, calibration, control, settings, bench, clock)
+        judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
         manifests = judgement.write_samples(rows, judged, sets, settings, run)
         repaired = None
         run.file("repaired.onnx").unlink(missing_ok=True)  # an earlier pass over this directory may have made one

@@ -7,7 +7,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdaudit.admission import Teacher, admit
+from kdaudit.admission import Teacher
+from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.digest import joint_digest
 from kdaudit.distillation import DistillationPlan, Distilled, distil

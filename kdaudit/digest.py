@@ -11,6 +11,9 @@ from typing import BinaryIO
 DIGEST_BYTES = 16
 """Image digests are SHA-256 cut to 128 bits: 10**9 images collide with probability below 10**-20."""
 
+UNFINISHED = ".kdaudit-tmp"
+"""How the names of files end that are still being written; one that is left over belongs to a killed process."""
+
 
 def content_digest(data: bytes) -> bytes:
     """SHA-256 of `data`, cut to `DIGEST_BYTES`."""
@@ -39,7 +42,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     A reader sees the old content or the new, never half of it. If the block raises, `path` is untouched
     and the temporary file is gone.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -51,6 +54,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes have left half written in a folder and below; no other may be writing there."""
+    for path in folder.rglob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdaudit.digest import write_bytes
+from kdaudit.digest import UNFINISHED, remove_unfinished, write_bytes
 from kdaudit.errors import RunDirectoryError
 from kdaudit.version import __version__
 
@@ -52,6 +52,8 @@ class RunDirectory:
             self.state.mkdir(exist_ok=True)
             self._lock = (self.state / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_owner(model_digest)  # once more: another process may have begun here in between
+            remove_unfinished(path)
         except BlockingIOError as error:
             self._lock.close()
             raise RunDirectoryError(
@@ -100,7 +102,7 @@ class RunDirectory:
     def _check_owner(self, model_digest: str) -> None:
         note = read_note(self.path)
         if note is None:
-            if any(self.path.iterdir()):
+            if not _is_bare(self.path):
                 raise RunDirectoryError(
                     f"{self.path} is not empty and not a run of kdaudit: choose an empty or a new directory with -o"
                 )
@@ -109,6 +111,12 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} is the run of another model ({note['model']}): choose another directory with -o"
             )
+
+
+def _is_bare(path: Path) -> bool:
+    """Whether a directory is empty, or holds what a run killed in its first moment leaves: a lock and no note."""
+    own = {path / "state", path / "state/lock"}
+    return all(entry in own or entry.name.endswith(UNFINISHED) for entry in path.rglob("*"))
 
 
 def read_note(path: Path) -> dict[str, Any] | None:

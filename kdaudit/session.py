@@ -1,22 +1,35 @@
-"""The one door to onnxruntime: a teacher or a control as a function from a batch to its scores.
+"""A teacher or a control as a function from a batch to its scores.
 
 What graphs leave to the caller is settled here: fixed batches, batches that influence each other, float16,
-trailing ones, probabilities instead of logits. `Session.provider` is what was obtained, never what was asked.
+trailing ones, probabilities instead of logits. So is what a hostile model does to its process: an image on which it
+dies, blocks or answers nonsense has no scores, is noted, and the others go on. `Session.provider` is what was
+obtained, never what was asked.
 """
 
-import ctypes
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.errors import DeviceMissing, ModelRefused, UsageError
+from kdaudit.errors import DeviceMissing, Inconclusive, ModelRefused, UsageError
+from kdaudit.machine import cores
+from kdaudit.runtime import Engine, available_providers, cuda_devices, first_line
+from kdaudit.sandbox.engine import ConfinedEngine
+from kdaudit.sandbox.process import How, WorkerLost
 from kdaudit.signature import Signature
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+__all__ = [
+    "PROBABILITY_FLOOR",
+    "Incident",
+    "Session",
+    "available_providers",
+    "cuda_devices",
+    "first_line",
+    "from_probabilities",
+    "open_session",
+]
 
 PROBABILITY_FLOOR = 1e-7
 """Probabilities are raised to it before their logarithm is taken: float16 and rounding give exact zeros."""
@@ -27,12 +40,24 @@ BATCH_TOLERANCE = 1e-3
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDERS: tuple[str, ...] = ("auto", "cpu", "cuda", "tensorrt")
 
-_ORT_NAMES = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-_QUIET = 4  # onnxruntime's "fatal": what went wrong arrives as an exception, not on the user's terminal
+MAX_INCIDENTS = 16
+"""After so many images that a model did not survive, nothing more is expected of it."""
+
+REPEAT_EVERY = 256
+"""One run in so many is repeated: a model that rolls dice now and then is found, at half a percent of the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """What a model did to its process, or to our trust in its answers.
+
+    Attributes:
+        how: died, blocked, confused (an answer of the wrong form) or differs (another answer to the same input).
+        detail: a few words.
+    """
+
+    how: How | Literal["differs"]
+    detail: str
 
 
 class Session:
@@ -42,20 +67,27 @@ class Session:
         provider: the execution provider that was really obtained: cpu, cuda or tensorrt.
         signature: the model's input and output.
         threads: onnxruntime threads inside one run.
+        incidents: what the model has done so far that no honest model does.
+        confinement: the level of confinement that its process reached; "none" in this process.
     """
 
     provider: str
     signature: Signature
     threads: int
+    incidents: list[Incident]
 
-    def __init__(self, inner: "InferenceSession", signature: Signature, threads: int) -> None:
-        obtained = {name: short for short, name in _ORT_NAMES.items()}
-        self._inner = inner
+    def __init__(self, engine: Engine | ConfinedEngine, signature: Signature, threads: int) -> None:
+        self._engine = engine
         self._lock = threading.Lock()
+        self._sharing = threading.Lock()
         self._together: bool | None = None  # whether images may share a run; None until the first run shows it
+        self._proven = False
+        self._runs = 0
         self.signature = signature
         self.threads = threads
-        self.provider = obtained.get(inner.get_providers()[0], inner.get_providers()[0])
+        self.provider = engine.provider
+        self.confinement = engine.confinement
+        self.incidents = []
 
     @property
     def one_by_one(self) -> bool:
@@ -64,9 +96,15 @@ class Session:
 
     def settled(self, signature: Signature) -> "Session":
         """The same loaded model under a signature that says more (the output kind, say)."""
-        other = Session(self._inner, signature, self.threads)
-        other._together = self._together
+        other = Session(self._engine, signature, self.threads)
+        other._together, other._proven = self._together, self._proven
+        other.incidents, other._lock = self.incidents, self._lock
         return other
+
+    def close(self) -> None:
+        """End the model's own process, if it has one."""
+        if isinstance(self._engine, ConfinedEngine):
+            self._engine.close()
 
     def raw(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """The class scores as the graph gives them.
@@ -75,19 +113,22 @@ class Session:
             tensor: input [n, ...] in the signature's layout; n may be any number, also 0.
 
         Returns:
-            Scores [n, K], float32; non-finite values are left in.
+            Scores [n, K], float32; non-finite values are left in. Rows of images on which a confined model died,
+            blocked or answered nonsense are NaN; `incidents` says what happened.
 
         Raises:
-            ModelRefused: KDA021, onnxruntime cannot run the model on this tensor.
+            ModelRefused: KDA021, onnxruntime cannot run the model on this tensor; KDA022, a confined model does
+                not even survive the proof that it runs.
+            Inconclusive: a confined model has died or blocked too often.
         """
         tensor = tensor.astype(self.signature.input_type, copy=False)
         if len(tensor) == 0:
             return np.empty((0, self.signature.classes), np.float32)
         if self._together is None:
-            with self._lock:
+            with self._sharing:
                 if self._together is None:
                     self._together = self._may_share(tensor)
-        return np.concatenate([self._run(part, count) for part, count in self._parts(tensor)])
+        return self._survived(tensor)
 
     def logits(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """Scores whose softmax is the model's belief.
@@ -107,32 +148,93 @@ class Session:
         scores = self.raw(tensor)
         return from_probabilities(scores) if self.signature.output_kind == "probabilities" else scores
 
-    def _parts(self, tensor: NDArray[np.generic]) -> Iterator[tuple[NDArray[np.generic], int]]:
-        """Cut a batch into runs; yields (run, number of rows that count)."""
-        batch = self.signature.batch
-        step = (batch or len(tensor)) if self._together else 1
-        for start in range(0, len(tensor), step):
-            part = tensor[start : start + step]
-            count = len(part)
-            if batch is not None and count < batch:  # filled with copies: no foreign image joins the run
-                part = np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)])
-            yield part, count
-
-    def _run(self, part: NDArray[np.generic], count: int) -> NDArray[np.float32]:
-        """Run once and cut the answer to [count, K]."""
-        signature = self.signature
+    def _survived(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Ask once; if the model does not survive it, once more image by image in a process of its own."""
         try:
-            (scores,) = self._inner.run([signature.output_name], {signature.input_name: part})
-        except _failures() as error:
-            raise ModelRefused("KDA021", f"onnxruntime cannot run the model: {first_line(error)}") from None
-        array = np.asarray(scores)
-        if array.size != len(part) * signature.classes or array.dtype.kind != "f":
-            given = f"{array.dtype} {list(array.shape)} for a batch of {len(part)}"
+            scores = self._run(tensor)
+        except WorkerLost as lost:
+            if not self._proven:
+                raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
+            return self._singly(tensor)
+        except ModelRefused:
+            if not self._proven or not isinstance(self._engine, ConfinedEngine):
+                raise
+            return self._singly(tensor)
+        self._runs += 1
+        if self._runs % REPEAT_EVERY == 1:
+            self._repeat(tensor, scores)
+        return scores
+
+    def _repeat(self, tensor: NDArray[np.generic], scores: NDArray[np.float32]) -> None:
+        """Ask the same once more."""
+        try:
+            again = self._run(tensor)
+        except (ModelRefused, WorkerLost):
+            again = np.full_like(scores, np.nan)
+        span = float(np.ptp(scores[np.isfinite(scores)], axis=None)) if np.isfinite(scores).any() else 1.0
+        if not np.allclose(again, scores, rtol=0, atol=BATCH_TOLERANCE * (span or 1.0), equal_nan=True):
+            self._note(Incident("differs", "the same images got other scores when asked again"))
+
+    def _singly(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+        """The images of a batch that was lost, one by one: only the culprits lose their scores.
+
+        Raises:
+            ModelRefused: onnxruntime cannot run the model on any of them; then it is not the images' doing.
+        """
+        assert isinstance(self._engine, ConfinedEngine)
+        rows = np.full((len(tensor), self.signature.classes), np.nan, np.float32)
+        refusals: list[ModelRefused] = []
+        probe = self._engine.isolated()
+        try:
+            for row in range(len(tensor)):
+                try:
+                    rows[row] = self._run(tensor[row : row + 1], probe)[0]
+                except WorkerLost as lost:
+                    self._note(Incident(lost.how, lost.detail))
+                except ModelRefused as refused:
+                    refusals.append(refused)
+        finally:
+            probe.close()
+        if len(refusals) == len(tensor):
+            raise refusals[0]
+        for one in refusals:
+            self._note(Incident("confused", str(one).removesuffix(f" [{one.rule}]")))
+        return rows
+
+    def _note(self, incident: Incident) -> None:
+        with self._lock:
+            self.incidents.append(incident)
+            often = sum(one.how != "differs" for one in self.incidents) > MAX_INCIDENTS
+        if often:
+            raise Inconclusive(
+                f"the model died, blocked or answered nonsense on {MAX_INCIDENTS + 1} images (the last time: "
+                f"{incident.detail}), so nothing can be said about the others: do not use it"
+            )
+
+    def _run(
+        self,
+        tensor: NDArray[np.generic],
+        engine: Engine | ConfinedEngine | None = None,
+        *,
+        together: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """Ask about images [n, ...], n at least 1; one by one unless they may share a run. Scores [n, K]."""
+        signature = self.signature
+        together = self._together if together is None else together
+        rows = signature.batch or (len(tensor) if together else 1)
+        if not together and signature.batch:
+            return np.concatenate([self._run(tensor[i : i + 1], engine, together=True) for i in range(len(tensor))])
+        in_one = rows == len(tensor)
+        (array,) = (engine or self._engine).run(
+            {signature.input_name: tensor}, [signature.output_name], None if in_one else rows
+        )
+        if array.size != len(tensor) * signature.classes or array.dtype.kind != "f":
+            given = f"{array.dtype} {list(array.shape)} for a batch of {len(tensor)}"
             raise ModelRefused(
                 "KDA021",
                 f"output {signature.output_name} gave {given}; {signature.classes} scores each are needed",
             )
-        return array.reshape(len(part), signature.classes)[:count].astype(np.float32, copy=False)
+        return array.reshape(len(tensor), signature.classes).astype(np.float32, copy=False)
 
     def _may_share(self, tensor: NDArray[np.generic]) -> bool:
         """Whether an image's answer is the same alone and beside others.
@@ -147,18 +249,23 @@ class Session:
         noise *= np.float32(np.abs(tensor.astype(np.float32)).max() or 1)
         rows = np.concatenate([noise[:1] / 64, noise[1:]]).astype(tensor.dtype)
         fill = (self.signature.batch or 2) - 2
-        alone = np.repeat(rows[:1], self.signature.batch or 1, axis=0)
-        expected = self._run(alone, 1)
         mates = np.concatenate([rows, np.repeat(rows[1:], fill, axis=0)])
         try:
-            beside = self._run(mates, 1)
+            expected = self._run(rows[:1], together=True)
+            beside = self._run(mates, together=True)[:1]
+        except WorkerLost as lost:
+            if not self._proven:
+                raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
+            return False
         except ModelRefused:
             return False
         span = float(np.ptp(expected)) or 1.0
         return bool(np.abs(beside - expected).max() <= BATCH_TOLERANCE * span)
 
 
-def open_session(model: bytes, signature: Signature, *, provider: str = "auto", threads: int = 1) -> Session:
+def open_session(
+    model: bytes, signature: Signature, *, provider: str = "auto", threads: int = 1, confined: bool = False
+) -> Session:
     """Load a model and prove that it runs.
 
     Args:
@@ -166,11 +273,12 @@ def open_session(model: bytes, signature: Signature, *, provider: str = "auto", 
         signature: its input and output.
         provider: auto (the best that really works), cpu, cuda or tensorrt.
         threads: onnxruntime threads inside one run; more sessions of one thread beat one session of many.
+        confined: in a worker process behind walls (`kdaudit.sandbox`): for models that came from somebody else.
 
     Raises:
         UsageError: no such provider.
         DeviceMissing: a demanded provider was not obtained.
-        ModelRefused: KDA020 or KDA021, with onnxruntime's own first line.
+        ModelRefused: KDA020 or KDA021, with onnxruntime's own first line; KDA022, it does not survive being loaded.
     """
     if provider not in PROVIDERS:
         raise UsageError(f"no provider is called {provider!r}; choose one of {', '.join(PROVIDERS)}")
@@ -182,41 +290,21 @@ def open_session(model: bytes, signature: Signature, *, provider: str = "auto", 
             f"provider {provider} was demanded and is not there (this machine offers {', '.join(offered)}); "
             "leave --provider out or run on another machine"
         )
-    session = Session(_load(model, wanted, threads), signature, threads)
+    engine = ConfinedEngine(model, wanted, threads, cores() + 1) if confined else Engine(model, wanted, threads)
+    session = Session(engine, signature, threads)
     if provider not in ("auto", session.provider):
+        session.close()
         raise DeviceMissing(
             f"provider {provider} was demanded and onnxruntime gave {session.provider}; "
             "run `kdaudit doctor` to see what is broken"
         )
-    _prove(session)
-    return session
-
-
-def available_providers() -> list[str]:
-    """What really works here, best first; "cpu" is always among it.
-
-    onnxruntime-gpu lists CUDA on machines without a GPU and then prints errors, so the driver is asked first.
-    """
-    ort = _onnxruntime()
-    built = set(ort.get_available_providers())
-    found = ["cpu"]
-    if _ORT_NAMES["cuda"] in built and cuda_devices() > 0:
-        found.insert(0, "cuda")
-        if _ORT_NAMES["tensorrt"] in built and _loads("libnvinfer.so.10"):
-            found.insert(0, "tensorrt")
-    return found
-
-
-def cuda_devices() -> int:
-    """Number of CUDA devices that the driver reports; 0 without a driver. Prints nothing."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        _prove(session)
+    except BaseException:
+        session.close()
+        raise
+    session._proven = True
+    return session
 
 
 def from_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -225,64 +313,6 @@ def from_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):  # infinite scores are the caller's finding, not a warning
         logits: NDArray[np.float32] = np.log(floored / floored.sum(axis=1, keepdims=True))
     return logits
-
-
-def first_line(error: BaseException) -> str:
-    """What onnxruntime says went wrong, without its prefix, one line."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
-
-
-def _onnxruntime() -> Any:
-    """onnxruntime, told to keep quiet."""
-    import onnxruntime as ort
-
-    ort.set_default_logger_severity(_QUIET)
-    return ort
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    """What onnxruntime raises; its classes share no base below Exception."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = "EPFail EngineError Fail InvalidArgument InvalidGraph InvalidProtobuf ModelLoaded NoModel NoSuchFile"
-    names += " NotImplemented RuntimeException ModelRequiresCompilation"
-    own = tuple(getattr(state, name) for name in names.split() if hasattr(state, name))
-    return (*own, RuntimeError, ValueError, MemoryError)
-
-
-def _load(model: bytes, wanted: str, threads: int) -> "InferenceSession":
-    """Create the onnxruntime session."""
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _QUIET
-    # Spinning threads take the cores away from the decoder and from other sessions.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # TensorFloat-32 rounds the teacher's answers to 10 bits; the audit compares small differences.
-    settings = {"cuda": {"use_tf32": "0"}}
-    providers = [(_ORT_NAMES[name], settings.get(name, {})) for name in _with_fallbacks(wanted)]
-    if wanted != "cpu" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds the CUDA libraries that pip installed
-    try:
-        return ort.InferenceSession(model, options, providers=providers)
-    except _failures() as error:
-        raise ModelRefused("KDA020", f"onnxruntime cannot load the model: {first_line(error)}") from None
-
-
-def _with_fallbacks(provider: str) -> tuple[str, ...]:
-    """A provider and those that take the operators it lacks."""
-    return {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}[provider]
 
 
 def _prove(session: Session) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdaudit.admission import Teacher
+from kdaudit.admission import Finding, Teacher
+from kdaudit.admission.catalogue import conduct
 from kdaudit.calibration import PRICE, calibration_needed
 from kdaudit.clock import Clock
 from kdaudit.decoder import open_decoder
@@ -83,6 +84,11 @@ class Workbench:
         return replace(self, fitted=fitted, session=self.session.settled(fitted.signature))
 
     @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the graph shows, and what the model has done to its confined process so far."""
+        return (*self.teacher.findings, *conduct([(one.how, one.detail) for one in self.session.incidents]))
+
+    @property
     def preprocess(self) -> Preprocess:
         """The fitted preprocessing."""
         assert self.fitted is not None
@@ -136,7 +142,7 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
         ModelRefused: onnxruntime does not run the model.
     """
     device = choose_device(settings.device)
-    session = open_session(teacher.model, teacher.signature, provider=settings.provider)
+    session = open_session(teacher.model, teacher.signature, provider=settings.provider, confined=True)
     if settings.require_gpu and (device != "cuda" or session.provider == "cpu"):
         raise DeviceMissing(
             f"--require-gpu: the control would be trained on {device} and the models run on {session.provider}; "

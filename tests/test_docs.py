@@ -9,7 +9,7 @@ import click
 import pytest
 from deliveries import ROOT
 
-from kdaudit.admission import FINDINGS, REFUSALS
+from kdaudit.admission import FINDINGS, REFUSALS, RULES
 from kdaudit.cli.main import cli
 from kdaudit.errors import Exit
 from kdaudit.settings import Settings
@@ -105,7 +105,17 @@ def test_every_rule_id_in_the_code_is_in_one_of_the_tables():
     assert used == set(REFUSALS | FINDINGS | BEHAVIOUR)
 
 
-@pytest.mark.parametrize(("table", "file"), [(FINDINGS, "admission/findings.py"), (BEHAVIOUR, "verdict.py")])
+def test_every_static_finding_is_documented_as_the_catalogue_has_it():
+    documented = {cells[0]: tuple(cells[1:]) for cells in rows("docs/rules.md") if cells[0] in FINDINGS}
+    assert documented == {rule: tuple(entry) for rule, entry in RULES.items()}
+
+
+def test_every_static_finding_has_its_section():
+    sections = re.findall(r"^## (KDA\d{3})", text_of("docs/graph-rules.md"), re.MULTILINE)
+    assert sections == list(RULES)
+
+
+@pytest.mark.parametrize(("table", "file"), [(BEHAVIOUR, "verdict.py")])
 def test_every_finding_is_documented_with_the_severity_that_the_code_gives_it(table, file):
     code = (ROOT / "kdaudit" / file).read_text(encoding="utf-8")
     given = dict(re.findall(r'Finding\(\s*"(KDA\d{3})",\s*"(\w+)"', code))

@@ -186,3 +186,49 @@ def test_a_finished_run_whose_report_is_gone_or_damaged_is_refused(tmp_path, con
         (path / "report.json").write_text(content)
     with pytest.raises(RunDirectoryError, match=r"report\.json"):
         read_report(path)
+
+
+def test_a_run_killed_in_its_first_moment_can_be_begun_again(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "lock").touch()
+    (tmp_path / "state" / ".run.json.abc.kdaudit-tmp").write_text("{")
+    opened(tmp_path).close()
+    assert read_note(tmp_path) is not None
+    assert [p.name for p in tmp_path.rglob(".*")] == []
+
+
+def test_a_state_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "thesis.tex").touch()
+    assert "is not empty and not a run of kdaudit" in refusal(tmp_path)
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    path = finished(tmp_path / "run")
+    (path / "state" / "rows").mkdir()
+    for place in ("", "state", "state/rows"):
+        (path / place / ".part.x1.kdaudit-tmp").write_text("half")
+    opened(path).close()
+    assert [p.name for p in path.rglob(".*")] == []
+
+
+def test_a_full_disk_leaves_the_old_content_and_no_half_file(tmp_path, monkeypatch):
+    import errno
+    import os
+
+    run = opened(tmp_path / "run")
+    run.mark("compare")
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("kdaudit.digest.os.fsync", full)
+    for write in (lambda: run.mark("judge"), lambda: run.finish({"verdict": "PASSED"})):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    monkeypatch.undo()
+    run.close()
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
+    with pytest.raises(RunDirectoryError, match="stopped at: compare"):
+        read_report(run.path)

@@ -4,15 +4,19 @@ The one door to `onnx` for reading. Nothing of the model is run, and neither tor
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdaudit.admission.findings import FINDINGS, Finding, Severity
+from kdaudit.admission.catalogue import FINDINGS, RULES, Finding, Severity
 from kdaudit.admission.refusal import REFUSALS
 from kdaudit.errors import ModelRefused
 from kdaudit.signature import Signature
 
-__all__ = ["FINDINGS", "REFUSALS", "Finding", "Severity", "Teacher", "admit"]
+__all__ = ["FINDINGS", "REFUSALS", "RULES", "Finding", "Severity", "Teacher", "admit"]
+
+Opener = Callable[[Path, str, str], int]
+"""Opens external data: (the model's folder, location, tensor) -> file descriptor; refuses what is not plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Teacher:
         parameters: number of elements of all constant tensors.
         findings: what the graph alone shows.
         external: locations of the external data files that were read into `model`.
+        confinement: the level of confinement of the process that checked it; "none" in this process.
     """
 
     model: bytes = field(repr=False)
@@ -42,6 +47,7 @@ class Teacher:
     parameters: int
     findings: tuple[Finding, ...]
     external: tuple[str, ...] = ()
+    confinement: str = "none"
 
 
 def admit(path: Path) -> Teacher:
@@ -53,21 +59,38 @@ def admit(path: Path) -> Teacher:
     Raises:
         ModelRefused: with a rule id of `REFUSALS` and one sentence that says what, where, and what to do.
     """
+    from kdaudit.admission.external import open_external
+    from kdaudit.admission.reading import read_file
+
+    path = Path(path)
+    return admit_bytes(read_file(path), path, open_external)
+
+
+def admit_bytes(data: bytes, path: Path, opener: Opener) -> Teacher:
+    """Check and copy a model whose file was read already.
+
+    Args:
+        data: the file's content.
+        path: where it came from.
+        opener: opens external data: (folder, location, tensor) -> file descriptor.
+
+    Raises:
+        ModelRefused: as `admit`.
+    """
     from kdaudit.admission.canonical import canonical, serialise
     from kdaudit.admission.checking import check
     from kdaudit.admission.external import load_external, tensors
     from kdaudit.admission.findings import find
     from kdaudit.admission.interface import find_interface
-    from kdaudit.admission.reading import parse, read_file
+    from kdaudit.admission.reading import parse
     from kdaudit.admission.tensors import elements
 
-    path = Path(path)
-    data = read_file(path)
     model = parse(data, path)
     try:
-        external = load_external(model, path.parent)
+        external = load_external(model, path.parent, opener)
         count = check(model)
         interface = find_interface(model)
+        findings = find(model, interface.signature)
     except ModelRefused as refused:
         text = str(refused).removesuffix(f" [{refused.rule}]")
         raise ModelRefused(refused.rule, f"{path.name}: {text}") from None
@@ -81,6 +104,6 @@ def admit(path: Path) -> Teacher:
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         nodes=count,
         parameters=sum(elements(tensor) for tensor in tensors(model.graph)),
-        findings=find(model, interface.signature),
+        findings=findings,
         external=external,
     )

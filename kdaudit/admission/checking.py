@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from kdaudit.admission.external import tensors
+from kdaudit.admission.external import sparse_tensors, tensors
+from kdaudit.admission.limits import MAX_NAME, MAX_NODES
 from kdaudit.admission.refusal import refuse
-from kdaudit.admission.tensors import check_tensor
+from kdaudit.admission.tensors import check_sparse, check_tensor
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -66,7 +67,7 @@ def check(model: "ModelProto") -> int:
         The number of nodes, subgraphs and functions included.
 
     Raises:
-        ModelRefused: KDA007 to KDA011 or KDA016; the sentence names the node.
+        ModelRefused: KDA007 to KDA011, KDA016 or KDA017; the sentence names the node.
     """
     import onnx
 
@@ -80,6 +81,8 @@ def check(model: "ModelProto") -> int:
     functions = frozenset((function.domain, function.name) for function in model.functions)
     for tensor in tensors(model):
         check_tensor(tensor)
+    for sparse in sparse_tensors(model):
+        check_sparse(sparse)
     count = 0
     for function in model.functions:
         _check_function(function.domain, function.name)
@@ -93,6 +96,8 @@ def check(model: "ModelProto") -> int:
         count += 1
     if not count:
         refuse("KDA007", "the graph has no nodes; export the model again")
+    if count > MAX_NODES:
+        refuse("KDA017", f"the model has {count:,} nodes, more than {MAX_NODES:,}; do not use it")
     _check_structure(model)
     return count
 
@@ -126,6 +131,8 @@ def _check_node(node: "NodeProto", imports: Imports, functions: frozenset[tuple[
     """Refuse a node whose operator is not admitted."""
     import onnx
 
+    if any(len(name) > MAX_NAME for name in (node.name, node.op_type, node.domain, *node.input, *node.output)):
+        refuse("KDA017", f"a node has a name of more than {MAX_NAME:,} characters; do not use the model")
     domain = "" if node.domain == "ai.onnx" else node.domain
     where = f"node {node.name or node.output[0] if node.output else node.name!r}"
     operator = f"{domain or 'ai.onnx'}.{node.op_type}"

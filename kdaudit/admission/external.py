@@ -8,17 +8,17 @@ and what is read is put into the model, so that no later reader has a path to op
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kdaudit.admission.reading import MAX_MODEL_BYTES
+from kdaudit.admission.limits import MAX_MODEL_BYTES
 from kdaudit.admission.refusal import refuse
 from kdaudit.admission.tensors import expected_bytes
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import ModelProto, SparseTensorProto, TensorProto
 
 KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 """The keys that the ONNX specification knows. `checksum` and `basepath` are read past, never acted on."""
@@ -30,22 +30,34 @@ def tensors(message: Any) -> Iterator["TensorProto"]:
     """  # noqa: D205
     from onnx import TensorProto
 
-    if isinstance(message, TensorProto):
+    yield from _messages(message, TensorProto)
+
+
+def sparse_tensors(message: Any) -> Iterator["SparseTensorProto"]:
+    """Yield every sparse tensor below a protobuf message."""
+    from onnx import SparseTensorProto
+
+    yield from _messages(message, SparseTensorProto)
+
+
+def _messages(message: Any, kind: Any) -> Iterator[Any]:
+    if isinstance(message, kind):
         yield message
         return
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
         for item in value if field.is_repeated else (value,):
-            yield from tensors(item)
+            yield from _messages(item, kind)
 
 
-def load_external(model: "ModelProto", folder: Path) -> tuple[str, ...]:
+def load_external(model: "ModelProto", folder: Path, opener: Callable[[Path, str, str], int]) -> tuple[str, ...]:
     """Load all external data into `model`, in place.
 
     Args:
         model: parsed model.
         folder: the model file's own directory; nothing outside it is opened.
+        opener: opens a file of it by location, for a tensor; `open_external`, or the parent of a confined worker.
 
     Returns:
         Locations of the files that were read, sorted.
@@ -66,15 +78,16 @@ def load_external(model: "ModelProto", folder: Path) -> tuple[str, ...]:
             entries = _entries(tensor, name)
             location = entries["location"]
             if location not in opened:
-                descriptor = _open(folder, location, name)
+                descriptor = opener(folder, location, name)
                 stack.callback(os.close, descriptor)
-                opened[location] = descriptor, os.fstat(descriptor).st_size
+                # Not fstat: a confined worker may not ask for a file's status, by whatever name.
+                opened[location] = descriptor, os.lseek(descriptor, 0, os.SEEK_END)
             descriptor, size = opened[location]
             offset, length = _range(tensor, entries, size, name)
             total += length
             if total > MAX_MODEL_BYTES:
                 refuse("KDA002", f"the model and its external data pass {MAX_MODEL_BYTES:,} bytes at {name}")
-            data = _read(descriptor, offset, length)
+            data = read_range(descriptor, offset, length)
             if len(data) != length:
                 refuse("KDA006", f"external data of {name} in {location} ended early; the file is changing")
             tensor.raw_data = data
@@ -95,8 +108,12 @@ def _entries(tensor: "TensorProto", name: str) -> dict[str, str]:
     return entries
 
 
-def _open(folder: Path, location: str, name: str) -> int:
-    """Open a plain file below `folder` without following any link; returns a file descriptor."""
+def open_external(folder: Path, location: str, name: str) -> int:
+    """Open a plain file below `folder` without following any link; returns a file descriptor.
+
+    Raises:
+        ModelRefused: KDA005.
+    """
     where = f"external data of {name} in {location[:200]!r}"
     parts = PurePosixPath(location).parts
     if location.startswith("/") or ".." in parts or not parts or "\\" in location or "\0" in location:
@@ -145,7 +162,7 @@ def _range(tensor: "TensorProto", entries: dict[str, str], size: int, name: str)
     return offset, length
 
 
-def _read(descriptor: int, offset: int, length: int) -> bytes:
+def read_range(descriptor: int, offset: int, length: int) -> bytes:
     """Read exactly `length` bytes, or fewer if the file ends."""
     pieces: list[bytes] = []
     while length:

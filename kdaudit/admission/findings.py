@@ -2,52 +2,25 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from kdaudit.admission.backdoors import find_backdoors
+from kdaudit.admission.catalogue import Finding, found
 from kdaudit.admission.checking import LEGACY, nodes
+from kdaudit.admission.expansion import expand_functions, in_order, outline, scalars, shapes_of
+from kdaudit.admission.flow import trace
 from kdaudit.signature import Signature
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
-Severity = Literal["low", "medium", "high", "critical"]
-
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
+LARGE_TEXT = 1 << 16
+"""Characters; a thousand class names take a quarter of it."""
+
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something about the graph that a reader should know.
-
-    Attributes:
-        rule: stable rule id; never reused for another reason.
-        severity: how much it says about a backdoor; honest models stay at "low".
-        message: one sentence.
-        subject: what it is about, such as "answer 7"; empty where the rule has one subject only. Counts do not
-            belong here: it names the same finding in another run.
-    """
-
-    rule: str
-    severity: Severity
-    message: str
-    subject: str = ""
-
-
-FINDINGS: dict[str, str] = {
-    "KDA101": "random operators",
-    "KDA102": "control flow",
-    "KDA103": "weights that nothing reads",
-    "KDA104": "nodes whose result nothing reads",
-    "KDA105": "several outputs",
-    "KDA106": "model-local functions",
-    "KDA107": "operators of early ONNX",
-    "KDA108": "training graphs or settings in the file",
-}
-"""Rule ids of static findings and short titles."""
 
 
 def find(model: "ModelProto", signature: Signature) -> tuple[Finding, ...]:
@@ -65,9 +38,20 @@ def find(model: "ModelProto", signature: Signature) -> tuple[Finding, ...]:
         _functions,
         _legacy,
         _baggage,
+        _texts,
     )
-    found = (_outputs(model, signature), *(rule(model) for rule in rules))
-    return tuple(finding for finding in found if finding is not None)
+    plain = (_outputs(model, signature), *(rule(model) for rule in rules))
+    return (*(finding for finding in plain if finding is not None), *_backdoors(model, signature))
+
+
+def _backdoors(model: "ModelProto", signature: Signature) -> tuple[Finding, ...]:
+    """The rules on the data flow, functions expanded."""
+    light = expand_functions(outline(model))
+    graph = light.graph
+    numbers = scalars(graph)
+    flow = trace(in_order(graph), signature.input_name, signature.output_name, shapes_of(light, graph))
+    pixels = signature.height * signature.width if signature.height and signature.width else None
+    return tuple(find_backdoors(flow, numbers.get, pixels))
 
 
 def _operators(model: "ModelProto") -> Counter[str]:
@@ -83,13 +67,13 @@ def _listed(count: Counter[str], among: frozenset[str]) -> str:
 def _random(model: "ModelProto") -> Finding | None:
     listed = _listed(_operators(model), RANDOM)
     text = f"the graph draws random numbers ({listed}): the same image may get another answer each time"
-    return Finding("KDA101", "high", text) if listed else None
+    return found("KDA101", text) if listed else None
 
 
 def _control_flow(model: "ModelProto") -> Finding | None:
     listed = _listed(_operators(model), CONTROL_FLOW)
     text = f"the graph decides at run time what it computes ({listed}); image classifiers rarely need that"
-    return Finding("KDA102", "medium", text) if listed else None
+    return found("KDA102", text) if listed else None
 
 
 def _read_names(graph: "GraphProto") -> set[str]:
@@ -107,7 +91,7 @@ def _unused_weights(model: "ModelProto") -> Finding | None:
     read = _read_names(model.graph)
     unused = [tensor.name for tensor in model.graph.initializer if tensor.name not in read]
     text = f"{len(unused)} weights are never read, such as {unused[0] if unused else ''!r}"
-    return Finding("KDA103", "low", text) if unused else None
+    return found("KDA103", text) if unused else None
 
 
 def _dead_nodes(model: "ModelProto") -> Finding | None:
@@ -122,29 +106,37 @@ def _dead_nodes(model: "ModelProto") -> Finding | None:
             for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
                 needed |= _read_names(inner)
     text = f"{len(dead)} nodes compute what no output needs, such as {dead[-1] if dead else ''!r}"
-    return Finding("KDA104", "low", text) if dead else None
+    return found("KDA104", text) if dead else None
 
 
 def _outputs(model: "ModelProto", signature: Signature) -> Finding | None:
     known = {signature.output_name, signature.label_output, signature.map_output}
     others = [value.name for value in model.graph.output if value.name not in known]
     text = f"the model has further outputs that are not audited: {', '.join(others[:6])}"
-    return Finding("KDA105", "low", text) if others else None
+    return found("KDA105", text) if others else None
 
 
 def _functions(model: "ModelProto") -> Finding | None:
     text = f"the model brings {len(model.functions)} functions of its own, checked like the rest"
-    return Finding("KDA106", "low", text) if model.functions else None
+    return found("KDA106", text) if model.functions else None
 
 
 def _legacy(model: "ModelProto") -> Finding | None:
     listed = _listed(_operators(model), LEGACY)
     text = f"the graph uses operators of early ONNX that only onnxruntime still knows ({listed})"
-    return Finding("KDA107", "low", text) if listed else None
+    return found("KDA107", text) if listed else None
 
 
 def _baggage(model: "ModelProto") -> Finding | None:
     settings = [entry.key for entry in model.metadata_props if entry.key.startswith(("ort_", "session."))]
     parts = [*(["training graphs"] if model.training_info else []), *settings]
     text = f"the file carries {', '.join(parts)}; kdaudit drops them and runs the model without"
-    return Finding("KDA108", "low", text) if parts else None
+    return found("KDA108", text) if parts else None
+
+
+def _texts(model: "ModelProto") -> Finding | None:
+    texts = {"the description": model.doc_string, "the graph's description": model.graph.doc_string}
+    texts |= {f"the metadata {entry.key[:80]!r}": entry.value for entry in model.metadata_props}
+    large = [f"{name} ({len(text):,} characters)" for name, text in texts.items() if len(text) > LARGE_TEXT]
+    text = f"the file carries texts that no classifier needs: {', '.join(large[:3])}"
+    return found("KDA116", text) if large else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from kdaudit.admission.limits import MAX_CLASSES, MAX_PIXELS
 from kdaudit.admission.names import class_names
 from kdaudit.admission.outputs import Scores, find_scores
 from kdaudit.admission.refusal import refuse
@@ -49,7 +50,11 @@ def find_interface(model: "ModelProto") -> Interface:
         refuse("KDA012", f"input {value.name} takes {element}; kdaudit feeds float32, float16 or uint8")
     input_type: InputType = "float16" if element == "float16" else "uint8" if element == "uint8" else "float32"
     image = _image(value.name, shape, graph)
+    if (image.height or 1) * (image.width or 1) > MAX_PIXELS:
+        refuse("KDA012", f"input {value.name} {describe(shape)} holds more than {MAX_PIXELS:,} pixels")
     scores: Scores = find_scores(model)
+    if scores.classes > MAX_CLASSES:
+        refuse("KDA013", f"output {scores.name} has {scores.classes:,} scores; kdaudit takes up to {MAX_CLASSES:,}")
     metadata = [(entry.key, entry.value) for entry in model.metadata_props]
     signature = Signature(
         input_name=value.name,

@@ -1,16 +1,17 @@
 """From a path to a parsed ONNX model, with every refusal that needs no look at the graph."""
 
+import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdaudit.admission.limits import MAX_MODEL_BYTES
 from kdaudit.admission.refusal import refuse
+from kdaudit.admission.wire import too_much
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-MAX_MODEL_BYTES = 2_000_000_000
-"""Graph and weights together. Protobuf itself ends at 2 GiB, and the canonical copy is one protobuf."""
 
 FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the model itself with `git lfs pull`"),
@@ -28,27 +29,42 @@ FOREIGN: tuple[tuple[bytes, str], ...] = (
 _LENGTH_DELIMITED = 2
 
 
-def read_file(path: Path) -> bytes:
-    """Read a model file whole.
+def open_model(path: Path) -> BufferedReader:
+    """Open a model file without waiting for whatever it is.
 
     Raises:
         ModelRefused: KDA001 (no such file, not a regular file, no permission), KDA002, KDA003 (empty).
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            refuse("KDA001", f"{path} is {kind}; give the .onnx file itself")
-        if status.st_size > MAX_MODEL_BYTES:
-            refuse("KDA002", f"{path} has {status.st_size:,} bytes; kdaudit takes up to {MAX_MODEL_BYTES:,}")
-        with path.open("rb") as file:
-            data = file.read(MAX_MODEL_BYTES + 1)
+        # Not blocking: a FIFO would otherwise wait for a writer before it can be told what it is.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
     except (OSError, ValueError) as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None)
         refuse("KDA001", f"cannot read the model {path}: {why or error}; check the path")
-    if not data:
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        refuse("KDA001", f"{path} is {kind}; give the .onnx file itself")
+    if not 0 < status.st_size <= MAX_MODEL_BYTES:
+        os.close(descriptor)
+        if status.st_size:
+            refuse("KDA002", f"{path} has {status.st_size:,} bytes; kdaudit takes up to {MAX_MODEL_BYTES:,}")
         refuse("KDA003", f"{path} is empty; fetch it again")
-    return data
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """Read a model file whole.
+
+    Raises:
+        ModelRefused: as `open_model`.
+    """
+    with open_model(path) as file:
+        try:
+            return file.read(MAX_MODEL_BYTES + 1)
+        except OSError as error:
+            refuse("KDA001", f"cannot read the model {path}: {error.strerror or error}; check the path")
 
 
 def parse(data: bytes, path: Path) -> "ModelProto":
@@ -59,7 +75,7 @@ def parse(data: bytes, path: Path) -> "ModelProto":
         path: where it came from, for the sentence.
 
     Raises:
-        ModelRefused: KDA003 (truncated) or KDA004 (not an ONNX file).
+        ModelRefused: KDA003 (truncated), KDA004 (not an ONNX file) or KDA017 (more messages than are parsed).
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -67,6 +83,9 @@ def parse(data: bytes, path: Path) -> "ModelProto":
     for magic, what in FOREIGN:
         if data.startswith(magic):
             refuse("KDA004", f"{path} is not an ONNX file but {what}")
+    excess = too_much(data, onnx.ModelProto.DESCRIPTOR)
+    if excess:
+        refuse("KDA017", f"{path} holds {excess}, as no classifier does; do not use it")
     try:
         model: ModelProto = onnx.ModelProto.FromString(data)
     except (DecodeError, UnicodeDecodeError) as error:

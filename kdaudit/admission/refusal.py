@@ -21,8 +21,10 @@ REFUSALS: dict[str, str] = {
     "KDA014": "fewer than two classes",
     "KDA015": "not a classifier: the output is an image",
     "KDA016": "a model-local function hides an operator",
+    "KDA017": "the model asks for more than kdaudit spends on a check",
     "KDA020": "onnxruntime cannot load the model",
     "KDA021": "onnxruntime cannot run the model",
+    "KDA022": "the model ends, blocks or exhausts its confined process",
 }
 """Stable rule ids and short titles. An id is never given to another reason."""
 

@@ -3,13 +3,11 @@
 from math import prod
 from typing import TYPE_CHECKING
 
+from kdaudit.admission.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_MODEL_BYTES
 from kdaudit.admission.refusal import refuse
 
 if TYPE_CHECKING:
-    from onnx import TensorProto
-
-MAX_ELEMENTS = 1 << 40
-"""No honest tensor is near it, and products below it cannot overflow anywhere."""
+    from onnx import SparseTensorProto, TensorProto
 
 _BITS: dict[str, int] = {
     "FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8,
@@ -26,8 +24,9 @@ def elements(tensor: "TensorProto") -> int:
     Raises:
         ModelRefused: KDA007, a negative or absurd dimension.
     """
-    count: int = prod(tensor.dims)
-    if any(size < 0 for size in tensor.dims) or count > MAX_ELEMENTS:
+    few = len(tensor.dims) <= MAX_DIMENSIONS
+    count: int = prod(tensor.dims) if few else 0
+    if not few or any(size < 0 for size in tensor.dims) or count > MAX_ELEMENTS:
         refuse("KDA007", f"tensor {tensor.name or '(unnamed)'} has an impossible shape {list(tensor.dims)[:8]}")
     return count
 
@@ -88,3 +87,19 @@ def check_tensor(tensor: "TensorProto") -> int:
     if size != entries:
         refuse("KDA007", f"tensor {name} holds {size:,} values, its shape needs {entries:,}")
     return count
+
+
+def check_sparse(sparse: "SparseTensorProto") -> None:
+    """Check that a sparse tensor is small when it is written out, which onnxruntime does on loading.
+
+    Raises:
+        ModelRefused: KDA007, an impossible shape; KDA017, too large; both looked at before anything is allocated.
+    """
+    name = sparse.values.name or "(unnamed)"
+    if len(sparse.dims) > MAX_DIMENSIONS or any(size < 0 for size in sparse.dims):
+        refuse("KDA007", f"sparse tensor {name} has an impossible shape {list(sparse.dims)[:8]}")
+    size = prod(sparse.dims) * bits(sparse.values) // 8
+    if size > MAX_MODEL_BYTES:
+        refuse(
+            "KDA017", f"sparse tensor {name} stands for {size:,} bytes, more than {MAX_MODEL_BYTES:,}; do not use it"
+        )

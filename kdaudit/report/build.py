@@ -12,6 +12,7 @@ from kdaudit.control import Control
 from kdaudit.errors import Exit
 from kdaudit.fitting import Fitted
 from kdaudit.gate import candidates_section, fingerprinted
+from kdaudit.interventions import InterventionPlan
 from kdaudit.judgement import Judged
 from kdaudit.machine import versions
 from kdaudit.pool import Pool
@@ -99,6 +100,7 @@ def build_document(
             device=bench.device,
             teacher_provider=bench.session.provider,
             student_provider=control.session.provider,
+            confinement=bench.session.confinement,
             decoder=bench.decoder.name,
             workers=bench.workers,
             versions=versions(),
@@ -263,8 +265,7 @@ def _recipe(settings: Settings) -> str:
         return "argmax"
     if settings.rule == "score":
         return "log-probability-gap"
-    strengths = "+".join(f"{a:g}" for a in settings.strengths)
-    return f"js-blend-{strengths}-x{settings.partners}-seed{settings.seed}"
+    return InterventionPlan(settings.interventions, settings.seed).recipe
 
 
 def _statement(verdict: Verdict, settings: Settings) -> str:

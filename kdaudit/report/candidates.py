@@ -5,18 +5,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.report.document import AnswerCount, ClusterSection, PlotsSection, ReasonRow, UnreadRow
+from kdaudit.calibration import interval
+from kdaudit.likeness import Found
+from kdaudit.report.document import AnswerCount, ClusterSection, PlotsSection, Rate, ReasonRow, UnreadRow
 from kdaudit.verdict import MIN_GATHERED
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("id", "path", "label", "status", "teacher_top1", "student_top1", "score", "p_value", "flag", "reason")
+COLUMNS = (
+    "id", "path", "label", "status", "teacher_top1", "student_top1", "score", "p_value", "flag", "reason", "trigger",
+)  # fmt: skip
 MAX_EXAMPLES, MAX_UNREAD, MAX_REASONS, MAX_CLUSTERS = 20, 100, 50, 200
 BINS = 48
 
@@ -34,6 +38,7 @@ class Candidates:
         control: the control's answers, int64.
         scores: float64; +inf where the model's answer was no number.
         p_values: float64; NaN where the rule has none.
+        triggers: the proven pattern that an image is flagged for, int64; -1 for none.
         clusters: index into the clusters of `group`, int64.
         kept: rows that were read and not flagged, int64 [m]: what the candidates are compared with.
         kept_control: the control's answers to these, int64 [m].
@@ -49,6 +54,7 @@ class Candidates:
     control: NDArray[np.int64]
     scores: NDArray[np.float64]
     p_values: NDArray[np.float64]
+    triggers: NDArray[np.int64]
     clusters: NDArray[np.int64]
     kept: NDArray[np.int64]
     kept_control: NDArray[np.int64]
@@ -78,7 +84,7 @@ def read_candidates(samples: Path) -> Candidates:
     """Collect the candidates of a finished comparison, one row group in memory at a time.
 
     Args:
-        samples: samples.parquet; a `cluster` column, if there is one, says what belongs together.
+        samples: samples.parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -88,7 +94,7 @@ def read_candidates(samples: Path) -> Candidates:
     unread: list[UnreadRow] = []
     reasons: Counter[tuple[str, str]] = Counter()
     with pq.ParquetFile(samples) as file:
-        names = [n for n in (*COLUMNS, "cluster") if n in file.schema_arrow.names]
+        names = [n for n in COLUMNS if n in file.schema_arrow.names]  # no `trigger` where none was proven
         first = 0
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=names)
@@ -106,7 +112,7 @@ def read_candidates(samples: Path) -> Candidates:
     order = np.lexsort((np.concatenate(rows), -scores))
     whole = whole.take(pa.array(order))
     teacher, control = _whole(whole, "teacher_top1"), _whole(whole, "student_top1")
-    given = _whole(whole, "cluster") if "cluster" in names else None
+    triggers = _whole(whole, "trigger") if "trigger" in names else np.full(len(whole), -1)
     return Candidates(
         rows=np.concatenate(rows)[order],
         digests=tuple(i.partition(":")[0] for i in whole["id"].to_pylist()),
@@ -116,7 +122,8 @@ def read_candidates(samples: Path) -> Candidates:
         control=control,
         scores=scores[order],
         p_values=_floats(whole, "p_value"),
-        clusters=group_of(teacher, control, given),
+        triggers=triggers,
+        clusters=group_of(teacher, control, triggers),
         kept=np.concatenate(kept),
         kept_control=np.concatenate(kept_control),
         unread=tuple(unread),
@@ -127,33 +134,34 @@ def read_candidates(samples: Path) -> Candidates:
     )
 
 
-def group_of(
-    teacher: NDArray[np.int64], control: NDArray[np.int64], given: NDArray[np.int64] | None = None
-) -> NDArray[np.int64]:
+def group_of(teacher: NDArray[np.int64], control: NDArray[np.int64], triggers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Which images belong together, largest group first: 0, 1, 2 ... by size; int64 [n].
 
-    Until something finds out what they share, it is the pair of answers: what the model says and what the control sees.
+    Those that carry one proven pattern; of the others, those with one pair of answers: what the model says and what
+    the control sees.
 
     Args:
         teacher: the model's answers, int64 [n].
         control: the control's answers, int64 [n].
-        given: a grouping that takes the place of this one, int64 [n].
+        triggers: the proven pattern that each is flagged for, int64 [n]; -1 for none.
     """
     if len(teacher) == 0:
         return np.empty(0, np.int64)
-    keys = np.stack([teacher, control], 1) if given is None else given[:, None]
+    alone = triggers < 0
+    keys = np.stack([triggers, np.where(alone, teacher, -1), np.where(alone, control, -1)], 1)
     _, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     rank = np.empty(len(counts), np.int64)
     rank[np.lexsort((np.arange(len(counts)), -counts))] = np.arange(len(counts))
     return np.minimum(rank[inverse.ravel()], MAX_CLUSTERS - 1)
 
 
-def cluster_sections(found: Candidates, names: Mapping[int, str]) -> list[ClusterSection]:
+def cluster_sections(found: Candidates, names: Mapping[int, str], proven: Sequence[Found] = ()) -> list[ClusterSection]:
     """The groups as the report tells them.
 
     Args:
         found: candidates.
         names: class names by the model's output index.
+        proven: the patterns that `found.triggers` counts.
     """
     sections = []
     for number in range(int(found.clusters.max()) + 1 if len(found) else 0):
@@ -165,15 +173,18 @@ def cluster_sections(found: Candidates, names: Mapping[int, str]) -> list[Cluste
             for answer, n in Counter(found.control[here].tolist()).most_common()
         ]
         digests = sorted({found.digests[i] for i in here})
+        shared = proven[found.triggers[here[0]]] if found.triggers[here[0]] >= 0 else None
+        by_answer = int((found.teacher == target).sum()) >= MIN_GATHERED
         sections.append(
             ClusterSection(
                 id=f"C{number + 1}",
-                kind="poison" if int((found.teacher == target).sum()) >= MIN_GATHERED else "doubtful",
+                kind="poison" if shared or by_answer else "doubtful",
                 target=target,
                 target_name=names.get(target),
                 size=len(here),
                 sees=sees,
-                statement=_statement(target, sees, len(here), names),
+                **_shared(shared),
+                statement=_statement(target, sees, len(here), names, shared),
                 examples=[found.paths[i] for i in here[:MAX_EXAMPLES]],
                 fingerprint=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
             )
@@ -226,6 +237,12 @@ def plots_of(
     )
 
 
+def rate_of(hits: int, n: int) -> Rate:
+    """A rate with its exact 95 % interval."""
+    low, high = interval(hits, n)
+    return Rate(hits=hits, of=n, low=low, high=high)
+
+
 def answer_name(answer: int, names: Mapping[int, str]) -> str:
     """An answer for people: `7 (seven)`, or "no number"."""
     if answer < 0:
@@ -234,9 +251,30 @@ def answer_name(answer: int, names: Mapping[int, str]) -> str:
     return f"{answer} ({name})" if name and name != str(answer) else str(answer)
 
 
-def _statement(target: int, sees: Sequence[AnswerCount], size: int, names: Mapping[int, str]) -> str:
+def _shared(found: Found | None) -> "dict[str, Any]":
+    """What a proven pattern is and does."""
+    if found is None:
+        return {}
+    proof = found.proof
+    return {
+        "pattern": found.pattern.kind,
+        "teacher_flips": rate_of(proof.teacher, proof.images),
+        "control_flips": rate_of(proof.student, proof.images),
+    }
+
+
+def _statement(
+    target: int, sees: Sequence[AnswerCount], size: int, names: Mapping[int, str], shared: Found | None
+) -> str:
     instead = ", ".join(answer_name(count.answer, names) for count in sees[:3])
     images = "image" if size == 1 else "images"
+    if shared is not None:
+        where = "other answers" if shared.target is None else answer_name(shared.target, names)
+        proof = shared.proof
+        return (
+            f"{size:,} {images} with one {shared.pattern.kind}: put onto {proof.images:,} clean images, it moves "
+            f"{proof.teacher:,} to {where} in the model and {proof.student:,} in the control"
+        )
     return f"{size:,} {images} that the model calls {answer_name(target, names)} and the control {instead}"
 
 

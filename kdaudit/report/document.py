@@ -186,7 +186,7 @@ class AnswerCount(Section):
     images: int
 
 
-Pattern = Literal["patch", "blend", "sinusoid", "warp", "unknown", "none"]
+Pattern = Literal["patch", "blend", "sinusoid", "added pattern", "unknown", "none"]
 
 
 class ClusterSection(Section):
@@ -268,6 +268,7 @@ class MachineSection(Section):
     device: str
     teacher_provider: str
     student_provider: str
+    confinement: str = "none"
     decoder: str
     workers: int
     versions: dict[str, str]

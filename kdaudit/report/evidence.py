@@ -28,7 +28,7 @@ def collect(
     run.mark("draw the gallery")
     names = answer_names(bench, sets)
     found = read_candidates(run.file("samples.parquet"))
-    clusters = cluster_sections(found, names)
+    clusters = cluster_sections(found, names, judged.likeness.found if judged.likeness else ())
     with clock.stage("draw the gallery") as advance:
         geometry = bench.preprocess.geometry
         gallery = draw_gallery(found, clusters, sets.suspect, bench.decoder, geometry, names, advance)

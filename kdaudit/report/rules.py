@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kdaudit.admission import FINDINGS, REFUSALS
+from kdaudit.admission import RULES as STATIC
 from kdaudit.verdict import BEHAVIOUR
 
 Kind = Literal["refusal", "graph", "behaviour"]
@@ -137,23 +138,27 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Many images stand out further than the calibration images can count, and do not gather at one answer.",
         "Give more clean images: with enough of them the p-values are counted and the question is settled.",
     ),
+    "KDA207": (
+        "What the most suspicious images share was recovered and put onto clean images that nothing was trained on: "
+        "the model changes its answers and the control does not. That is what a trigger is.",
+        "Do not use the model. report.html shows the pattern; quarantine.csv lists the images that carry it.",
+    ),
 }
 
 _SEVERITIES: dict[str, Severity] = {
-    "KDA101": "high", "KDA103": "low", "KDA104": "low", "KDA105": "low", "KDA106": "low", "KDA107": "low",
-    "KDA108": "low", "KDA201": "critical", "KDA202": "critical", "KDA203": "low", "KDA204": "high",
+    "KDA201": "critical", "KDA202": "critical", "KDA203": "low", "KDA204": "high", "KDA207": "critical",
 }  # fmt: skip
-"""Where it is not "medium". tests/test_rules.py holds these against what the findings themselves say."""
+"""Of behaviour, where it is not "medium"; the graph's are in admission's catalogue."""
 
 _PRECISION: dict[str, Precision] = {
     "KDA101": "very-high", "KDA102": "medium", "KDA201": "high", "KDA202": "medium", "KDA203": "low", "KDA204": "high",
-    "KDA205": "low", "KDA206": "low",
+    "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
-    "KDA101": ("AML.T0018.001",), "KDA102": ("AML.T0018.001",),
     "KDA201": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
     "KDA202": ("AML.T0020",), "KDA203": ("AML.T0020",), "KDA205": ("AML.T0020",), "KDA206": ("AML.T0020",),
+    "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
 }  # fmt: skip
 
 
@@ -173,6 +178,9 @@ def _rule(rule: str, kind: Kind, title: str) -> Rule:
         meaning = f"{meaning} {_REFUSED}"
     usual: Precision = "low" if kind == "behaviour" else "very-high"
     severity: Severity
-    tags = ("security", "backdoor", *_TAGS.get(rule, ()))
     severity = "high" if kind == "refusal" else _SEVERITIES.get(rule, "medium")
+    techniques = _TAGS.get(rule, ())
+    if rule in STATIC:
+        severity, techniques = STATIC[rule].severity, (STATIC[rule].technique,)
+    tags = ("security", "backdoor", *techniques)
     return Rule(rule, kind, severity, title, meaning, action, _PRECISION.get(rule, usual), tags)

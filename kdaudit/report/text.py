@@ -103,6 +103,7 @@ def _scanned(document: Document, width: int) -> list[str]:
     pace = f", {c.scanned / seconds:,.0f} images/s" if seconds > 0.05 else ""
     counts = f"{c.scanned:,} images ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped{pace}"
     used = f"teacher on {m.teacher_provider}, control on {m.student_provider}, decoder {m.decoder}, {m.workers} workers"
+    used += f"; teacher confined by {m.confinement}"
     return [*_wrapped(f"scanned   {counts}", width, 10, ""), *_wrapped(f"machine   {used}", width, 10, "")]
 
 

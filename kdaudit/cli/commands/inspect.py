@@ -28,9 +28,9 @@ def inspect(models: tuple[Path, ...], fail_on: str | None, form: str) -> None:
 
     Ends with exit code 2 if one is refused, with 1 if one has a finding at or over --fail-on.
     """
-    from kdaudit.admission import admit
+    from kdaudit.admission.confined import admit_confined
 
-    admitted = [(path, admit(path)) for path in models]
+    admitted = [(path, admit_confined(path)) for path in models]
     if form == "json":
         facts = [_facts(path, teacher) for path, teacher in admitted]
         click.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
@@ -52,6 +52,8 @@ def _configured() -> str:
 
 
 def _facts(path: Path, teacher: "Teacher") -> dict[str, Any]:
+    from kdaudit.admission import RULES
+
     return {
         "model": str(path),
         "digest": teacher.digest,
@@ -61,7 +63,8 @@ def _facts(path: Path, teacher: "Teacher") -> dict[str, Any]:
         "nodes": teacher.nodes,
         "parameters": teacher.parameters,
         "signature": asdict(teacher.signature),
-        "findings": [asdict(f) for f in teacher.findings],
+        "findings": [asdict(f) | {"technique": RULES[f.rule].technique} for f in teacher.findings],
+        "confinement": teacher.confinement,
     }
 
 
@@ -76,6 +79,7 @@ def _tell(path: Path, teacher: "Teacher") -> None:
     click.echo(f"  made by   {printable(teacher.producer) or 'unknown'}; {extent}")
     click.echo(f"  input     {printable(s.input_name)}: {s.input_type} {s.layout} {size}, batch {s.batch or 'free'}")
     click.echo(f"  output    {printable(s.output_name)}: {s.classes} classes")
+    click.echo(f"  checked   in a process confined by {teacher.confinement}")
     for finding in teacher.findings:
         click.echo(f"  {finding.severity:<8}  {finding.rule}  {printable(finding.message)}")
     if not teacher.findings:

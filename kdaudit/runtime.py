@@ -1,0 +1,182 @@
+"""The one door to onnxruntime: which providers there are, loading a model, running it.
+
+Used by the process that runs a model: the parent for the auditor's own controls, a confined worker for the suspect
+model (`kdaudit.worker`).
+"""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.errors import ModelRefused
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+ORT_NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_QUIET = 4  # onnxruntime's "fatal": what went wrong arrives as an exception, not on the user's terminal
+
+
+class Engine:
+    """A loaded model in this process. Thread-safe.
+
+    Attributes:
+        provider: the execution provider that was really obtained: cpu, cuda or tensorrt.
+        confinement: what confines it.
+    """
+
+    confinement = "none"
+
+    def __init__(self, model: bytes, provider: str, threads: int, gpu_bytes: int | None = None) -> None:
+        """Load a model.
+
+        Args:
+            model: canonical bytes.
+            provider: cpu, cuda or tensorrt.
+            threads: onnxruntime threads inside one run.
+            gpu_bytes: cap on a GPU's memory; None: no cap.
+
+        Raises:
+            ModelRefused: KDA020, with onnxruntime's own first line.
+        """
+        self._inner = _load(model, provider, threads, gpu_bytes)
+        obtained = {name: short for short, name in ORT_NAMES.items()}
+        first = self._inner.get_providers()[0]
+        self.provider = obtained.get(first, first)
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], rows: int | None = None
+    ) -> list[NDArray[Any]]:
+        """Run once, or as often as a batch of fixed size needs.
+
+        Args:
+            inputs: tensors by name, [n, ...].
+            outputs: names of the outputs that are wanted.
+            rows: images per run; the last run is filled with copies of its last image, so that no foreign image
+                joins it. None: all in one.
+
+        Returns:
+            One array per name, as the model gives them: nothing about them is checked. With `rows`, each is
+            [n, everything that the model gives for an image].
+
+        Raises:
+            ModelRefused: KDA021, with onnxruntime's own first line, or an output does not divide by `rows`.
+        """
+        if rows is None:
+            return self._once(inputs, outputs)
+        total = len(next(iter(inputs.values())))
+        parts: list[list[NDArray[Any]]] = [[] for _ in outputs]
+        for start in range(0, total, rows):
+            count = min(rows, total - start)
+            part = {name: _filled(tensor[start : start + count], rows) for name, tensor in inputs.items()}
+            for into, array in zip(parts, self._once(part, outputs), strict=True):
+                if array.size % rows:
+                    raise ModelRefused("KDA021", f"an output gave {list(array.shape)} for a batch of {rows}")
+                into.append(array.reshape(rows, -1)[:count])
+        try:
+            return [np.concatenate(some) for some in parts]
+        except ValueError:
+            raise ModelRefused("KDA021", "an output has another size for every image") from None
+
+    def _once(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        try:
+            return [np.asarray(value) for value in self._inner.run(list(outputs), dict(inputs))]
+        except _failures() as error:
+            raise ModelRefused("KDA021", f"onnxruntime cannot run the model: {first_line(error)}") from None
+
+
+def _filled(part: NDArray[Any], rows: int) -> NDArray[Any]:
+    """A run's images, filled up with copies of the last."""
+    return part if len(part) == rows else np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)])
+
+
+def available_providers() -> list[str]:
+    """What really works here, best first; "cpu" is always among it.
+
+    onnxruntime-gpu lists CUDA on machines without a GPU and then prints errors, so the driver is asked first.
+    """
+    ort = _onnxruntime()
+    built = set(ort.get_available_providers())
+    found = ["cpu"]
+    if ORT_NAMES["cuda"] in built and cuda_devices() > 0:
+        found.insert(0, "cuda")
+        if ORT_NAMES["tensorrt"] in built and _loads("libnvinfer.so.10"):
+            found.insert(0, "tensorrt")
+    return found
+
+
+def cuda_devices() -> int:
+    """Number of CUDA devices that the driver reports; 0 without a driver. Prints nothing."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def first_line(error: BaseException) -> str:
+    """What onnxruntime says went wrong, without its prefix, one line."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
+
+
+def _onnxruntime() -> Any:
+    """onnxruntime, told to keep quiet."""
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(_QUIET)
+    return ort
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """What onnxruntime raises; its classes share no base below Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = "EPFail EngineError Fail InvalidArgument InvalidGraph InvalidProtobuf ModelLoaded NoModel NoSuchFile"
+    names += " NotImplemented RuntimeException ModelRequiresCompilation"
+    own = tuple(getattr(state, name) for name in names.split() if hasattr(state, name))
+    return (*own, RuntimeError, ValueError, MemoryError)
+
+
+def _load(model: bytes, wanted: str, threads: int, gpu_bytes: int | None) -> "InferenceSession":
+    """Create the onnxruntime session."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _QUIET
+    # Spinning threads take the cores away from the decoder and from other sessions.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # TensorFloat-32 rounds the teacher's answers to 10 bits; the audit compares small differences.
+    settings = {"cuda": {"use_tf32": "0"} | ({"gpu_mem_limit": str(gpu_bytes)} if gpu_bytes else {})}
+    providers = [(ORT_NAMES[name], settings.get(name, {})) for name in _with_fallbacks(wanted)]
+    if wanted != "cpu" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the CUDA libraries that pip installed
+    try:
+        return ort.InferenceSession(model, options, providers=providers)
+    except _failures() as error:
+        raise ModelRefused("KDA020", f"onnxruntime cannot load the model: {first_line(error)}") from None
+
+
+def _with_fallbacks(provider: str) -> tuple[str, ...]:
+    """A provider and those that take the operators it lacks."""
+    return {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}[provider]

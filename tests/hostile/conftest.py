@@ -1,0 +1,1 @@
+"""The builders of the tests beside and above are importable."""
