@@ -4,6 +4,7 @@ admit -> survey -> fit the preprocessing -> distil -> export -> compare -> judge
 """
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from kdaudit import control as controls
@@ -13,8 +14,11 @@ from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
 from kdaudit.errors import UsageError
+from kdaudit.gate import read_baseline
 from kdaudit.progress import Watch
+from kdaudit.report import evidence, outputs
 from kdaudit.report.build import build_document, repair_section
+from kdaudit.report.checks import conclude
 from kdaudit.report.document import Document, RepairSection, read_document
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
@@ -48,6 +52,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         KdauditError: see `kdaudit.errors`; the run directory then says that it is unfinished.
     """
     clock = Clock(watch)
+    baseline = read_baseline(settings.baseline)
     teacher = admit(request.model)
     if request.control:
         controls.check_control(request.control, teacher)
@@ -55,6 +60,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
     command = "compare" if request.control else "scan"
     run = RunDirectory(request.run, teacher.digest, str(request.model), command)
     try:
+        outputs.remove(run.path)  # an earlier pass may have left some, and they would speak of another result
         bench = workbench.set_up(teacher, settings)
         sets = workbench.survey_both(places, clock)
         fitted = workbench.fit_preprocessing(bench, sets, settings, clock)
@@ -67,7 +73,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         subjects = judgement.subjects(bench, control, pool, settings)
         calibration = judgement.compare_clean(subjects, control, pool, bench, settings, run, clock)
         rows = judgement.compare_suspect(subjects, control, sets, bench, settings, run, clock)
-        judged = judgement.judge_rows(rows, calibration, control, settings, bench, clock)
+        judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
         manifests = judgement.write_samples(rows, judged, sets, settings, run)
         repaired = None
         run.file("repaired.onnx").unlink(missing_ok=True)  # an earlier pass over this directory may have made one
@@ -75,6 +81,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
             clock.say("no repaired model: a control that is not faithful enough to judge with is none to use either")
         elif settings.repair and control.distilled is not None:
             repaired = repairs.repair(control, judged, sets, bench, settings, run, clock)
+        seen = evidence.collect(judged, calibration, sets, bench, settings, run, clock)
         document = build_document(
             bench,
             sets,
@@ -83,11 +90,14 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
             judged,
             manifests,
             repaired,
+            seen,
             settings,
             model=request.model,
             given_control=request.control,
             seconds=clock.seconds,
         )
+        document = conclude(document, settings, baseline, date.today())  # noqa: DTZ011  the reader's own day
+        outputs.write(document, run.path)
         run.finish(document.model_dump(mode="json"))
         return document
     finally:

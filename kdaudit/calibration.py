@@ -98,7 +98,7 @@ class Tail:
         return np.asarray(genpareto.sf(excess, self.shape, scale=self.scale), np.float64)
 
 
-def fit_tail(scores: Column) -> Tail | None:
+def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES) -> Tail | None:
     """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
 
     Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
@@ -107,6 +107,7 @@ def fit_tail(scores: Column) -> Tail | None:
 
     Args:
         scores: finite, transformed scores [n].
+        least: scores above the tail's start that are needed.
 
     Returns:
         The tail, or None where there are too few scores to fit one.
@@ -118,7 +119,7 @@ def fit_tail(scores: Column) -> Tail | None:
     low = float(np.quantile(scores, TAIL_FROM))
     high = float(np.quantile(scores, TAIL_TO))
     above = np.sort(scores[scores > low]) - low
-    if len(above) < MIN_EXCEEDANCES or high <= low:
+    if len(above) < least or high <= low:
         return None
     count = len(above)
     if count > MAX_EXCEEDANCES:
@@ -199,6 +200,32 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, trans
     return p
 
 
+LEAST_TAIL = 20
+"""Null scores beyond the tail's start, at least, for sums of many terms: their tails are tame."""
+
+
+def beyond(scores: Column, null: Column) -> Column:
+    """Share of a null law beyond each score, [m]: counted where it can be, a fitted tail where it cannot.
+
+    Args:
+        scores: [m].
+        null: scores of images that are innocent, [n].
+    """
+    counted = conformal_p_values(scores, null)
+    tail = fit_tail(null, LEAST_TAIL)
+    if tail is None:
+        return counted
+    start = float((null > tail.start).mean())
+    extended = np.where(scores > tail.start, start * tail.survival(scores), 1.0)
+    return np.asarray(np.where(scores > null.max(), extended, counted), np.float64)
+
+
+def rank_p_values(scores: Column) -> Column:
+    """Conformal p-values of scores [n] among themselves: the share of the others that is at least as high."""
+    ordered = np.sort(scores)
+    return np.asarray((len(scores) - np.searchsorted(ordered, scores, side="left")) / max(1, len(scores)), np.float64)
+
+
 PRIOR_WEIGHT = 10
 """A group's own calibration images count against this many of the average kind: one class has only a few of them."""
 
@@ -236,19 +263,37 @@ PRICE = 2 / (1 - ENTRANCE)
 tail's, and a fifth goes to the entrance."""
 
 
-def grouped_flags(p_values: Column, groups: NDArray[np.int64], alpha: float) -> NDArray[np.bool_]:
+@dataclass(frozen=True, slots=True, eq=False)
+class CleanRanks:
+    """What clean images' p-values would be, so that a group can be compared with its clean like.
+
+    Attributes:
+        p_values: [n], computed as the suspect images' are.
+        groups: int64 [n].
+    """
+
+    p_values: Column
+    groups: NDArray[np.int64]
+
+
+def grouped_flags(
+    p_values: Column, groups: NDArray[np.int64], alpha: float, clean: CleanRanks | None = None
+) -> NDArray[np.bool_]:
     """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
 
-    Groups are judged by Simes' p-value. Those that pass Holm's procedure at a fifth of alpha hold poison beyond
-    reasonable doubt (with probability 1 - alpha / 5 not one of them does not), and their images are tested at
-    the rest of alpha. Those that pass Benjamini-Hochberg only are tested at that times the share of groups that
-    passed (Benjamini and Bogomolov, JRSS B, 2014). Innocents of other groups never profit from the threshold that
-    one group's poison has earned, and a group full of poison is not held to the threshold of the whole set.
+    Groups are judged by Simes' p-value, which one image far out can carry; where clean images are given, also by
+    whether more of the group lies low than of its clean like, which a crowd of moderately unusual images shows. Groups
+    that pass Holm's procedure at a fifth of alpha hold poison beyond reasonable doubt (with probability 1 - alpha / 5
+    not one of them does not), and their images are tested at the rest of alpha. Those that pass Benjamini-Hochberg
+    only are tested at that times the share of groups that passed (Benjamini and Bogomolov, JRSS B, 2014). Innocents of
+    other groups never profit from the threshold that one group's poison has earned, and a group full of poison is not
+    held to the threshold of the whole set.
 
     Args:
         p_values: [m].
         groups: int64 [m].
         alpha: innocent share of the flags to stay under.
+        clean: clean images for the second way in; None: Simes' p-value alone.
 
     Returns:
         Flags [m].
@@ -260,6 +305,9 @@ def grouped_flags(p_values: Column, groups: NDArray[np.int64], alpha: float) -> 
     order = np.argsort(member, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
     entrance = np.array([simes(p_values[r]) for r in rows])
+    if clean is not None:
+        crowds = [crowd(p_values[r], clean.p_values[clean.groups == g]) for r, g in zip(rows, names, strict=True)]
+        entrance = np.minimum(1.0, 2 * np.minimum(entrance, crowds))
     certain, chosen = holm(entrance, ENTRANCE * alpha), benjamini_hochberg(entrance, alpha)
     inside = (1 - ENTRANCE) * alpha
     for index in np.flatnonzero(chosen):
@@ -276,6 +324,20 @@ def holm(p_values: Column, alpha: float) -> NDArray[np.bool_]:
     rejected = np.zeros(n, bool)
     rejected[order[: n if passing.all() else int(np.argmin(passing))]] = True
     return rejected
+
+
+LOW = 0.05
+"""A p-value up to this counts as low where crowds are compared."""
+
+
+def crowd(p_values: Column, clean: Column) -> float:
+    """p-value of "no larger share of these lies low than of their clean like" (Fisher's exact test); 1 without any."""
+    from scipy.stats import hypergeom
+
+    if len(clean) == 0:
+        return 1.0
+    low, clean_low = int((p_values <= LOW).sum()), int((clean <= LOW).sum())
+    return float(hypergeom.sf(low - 1, len(p_values) + len(clean), low + clean_low, len(p_values)))
 
 
 def simes(p_values: Column) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit import divergence
-from kdaudit.interventions import InterventionPlan, Partners, blends, keys_of
+from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of, parse_step, perturbed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Decoder, Record, Status
 from kdaudit.session import Session
@@ -30,8 +30,8 @@ class Subjects:
         teacher: the suspect model.
         student: the control, with the teacher's input signature.
         preprocess: from pixels to the input tensor of both.
-        partners: the clean images to blend with.
-        plan: which blends.
+        partners: the clean images for the interventions.
+        plan: which interventions.
     """
 
     teacher: Session
@@ -63,6 +63,7 @@ class Comparison:
         gap: log p_T(k) - log p_S(k), nats; +inf where the teacher's output was not finite.
         js: Jensen-Shannon divergence on the image itself, nats.
         divergence: mean Jensen-Shannon divergence over the interventions, nats; +inf as for `gap`.
+        behaviour: what both networks do with the image and its views, float32 [n, F] (`divergence.behaviour`).
     """
 
     ids: tuple[str, ...]
@@ -77,6 +78,7 @@ class Comparison:
     gap: NDArray[np.float64]
     js: NDArray[np.float64]
     divergence: NDArray[np.float64]
+    behaviour: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -172,7 +174,7 @@ def _spread(
     """Put the columns of the read images back among those that were not."""
 
     def wide(column: NDArray[np.generic], nothing: float) -> NDArray[np.generic]:
-        out = np.full(len(chunk), nothing, column.dtype)
+        out = np.full((len(chunk), *column.shape[1:]), nothing, column.dtype)
         out[read] = column
         return out
 
@@ -186,6 +188,7 @@ def _spread(
             "gap",
             "js",
             "divergence",
+            "behaviour",
         )
     }
     return Comparison(
@@ -202,13 +205,21 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
     """Compare decoded images uint8 [B, H, W, C]; B may be 0."""
     teacher, student, finite = _both(subjects, pixels)
     found = divergence.answers(teacher, student)
-    mean_js = np.zeros(len(pixels))
+    parted: dict[str, list[NDArray[np.float64]]] = {"blend": [], "cut": []}
     plan = subjects.plan
-    for blend in blends(pixels, found.teacher_top1, keys_of(ids), subjects.partners, plan):
-        teacher, student, sound = _both(subjects, blend)
+    pictures = intervened(pixels, found.teacher_top1, keys_of(ids), subjects.partners, plan)
+    for step, picture in zip(plan.steps, pictures, strict=True):
+        on_teacher, on_student, sound = _both(subjects, picture)
         finite &= sound
-        mean_js += divergence.jensen_shannon(teacher, student)
-    mean_js /= max(1, plan.partners * len(plan.strengths))
+        parted[parse_step(step)[0]].append(divergence.jensen_shannon(on_teacher, on_student))
+    views = []
+    for picture in perturbed(pixels):
+        on_teacher, on_student, sound = _both(subjects, picture)
+        finite &= sound
+        views.append((on_teacher, on_student))
+    nothing = np.zeros(len(pixels))
+    blended, cut = (np.mean(parted[kind], axis=0) if parted[kind] else nothing for kind in ("blend", "cut"))
+    mean_js = np.mean(parted["blend"] + parted["cut"], axis=0)
     # A suspect model chooses its outputs: an answer that is no number is the strongest disagreement there is.
     return Comparison(
         ids=tuple(ids),
@@ -223,6 +234,7 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
         gap=np.where(finite, found.gap, np.inf),
         js=np.where(finite, found.js, np.log(2)),
         divergence=np.where(finite, mean_js, np.inf),
+        behaviour=divergence.behaviour(teacher, student, (blended, cut), views),
     )
 
 

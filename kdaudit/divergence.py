@@ -4,6 +4,7 @@ All results are float64, in nats unless said otherwise, larger = more suspicious
 log-probabilities serve as well, since every formula here is unchanged by adding a constant to a row.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,48 @@ def kl(teacher: Logits, student: Logits) -> Column:
     """Kullback-Leibler divergence KL(p_T || p_S), [N], at least 0."""
     log_t, log_s = log_softmax(teacher), log_softmax(student)
     return np.asarray(np.maximum((np.exp(log_t) * (log_t - log_s)).sum(axis=-1), 0.0), np.float64)
+
+
+BEHAVIOUR_LOGITS = 32
+"""Log-probabilities kept of each network; more classes are projected onto this many fixed directions."""
+
+FAINT = 1e-3
+"""Nats added to a divergence before its logarithm is taken: less is no difference that anybody could explain."""
+
+
+def behaviour(
+    teacher: Logits,
+    student: Logits,
+    mixed: tuple[Column, Column],
+    perturbed: Sequence[tuple[Logits, Logits]],
+) -> NDArray[np.float32]:
+    """What the two networks do with each image, as one row of numbers [N, F], float32.
+
+    The log-probabilities of both; the logarithms of how far the two part on the image, on its blends, on its cuts and
+    on each perturbed view; and how far each network's answer moves under each perturbation.
+
+    Args:
+        teacher: logits [N, K] on the image.
+        student: the same of the control.
+        mixed: mean divergence over the blends, over the cuts, [N] each.
+        perturbed: logits of both on each perturbed view.
+    """
+    log_t, log_s = (np.maximum(log_softmax(z), -15.0) for z in (teacher, student))
+    columns = [jensen_shannon(teacher, student), *mixed]
+    for seen, control in perturbed:
+        columns += [jensen_shannon(seen, control), jensen_shannon(teacher, seen), jensen_shannon(student, control)]
+    amounts = np.log(np.stack(columns, axis=1) + FAINT)
+    return np.concatenate([_few(log_t), _few(log_s), amounts], axis=1).astype(np.float32)
+
+
+def _few(log_p: Column) -> Column:
+    """At most `BEHAVIOUR_LOGITS` columns: the same fixed random directions in every run (Johnson and Lindenstrauss)."""
+    classes = log_p.shape[1]
+    if classes <= BEHAVIOUR_LOGITS:
+        return log_p
+    directions = np.random.default_rng(classes).normal(0, BEHAVIOUR_LOGITS**-0.5, (classes, BEHAVIOUR_LOGITS))
+    centred = log_p - log_p.mean(axis=1, keepdims=True)
+    return np.asarray(centred @ directions, np.float64)
 
 
 class Answers(NamedTuple):

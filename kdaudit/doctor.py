@@ -17,11 +17,17 @@ class Check:
         name: what.
         state: ok, absent (optional and not there), or broken (there or needed, and does not work).
         detail: one sentence.
+        mend: the command that mends it, in a checkout of kdaudit; empty where it works or no command helps.
     """
 
     name: str
     state: Literal["ok", "absent", "broken"]
     detail: str
+    mend: str = ""
+
+
+INSTALL = "pip install -c constraints.txt"
+"""As the README installs: the versions that the tests ran with."""
 
 
 def examine() -> Iterator[Check]:
@@ -48,10 +54,11 @@ def _runtime_packages() -> Check:
         return Check(
             "onnxruntime",
             "broken",
-            f"{' and '.join(both)} overwrite each other's files: uninstall both, then install kdaudit again",
+            f"{' and '.join(both)} overwrite each other's files",
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && {INSTALL} .",
         )
     if not both:
-        return Check("onnxruntime", "broken", "not installed: install kdaudit again")
+        return Check("onnxruntime", "broken", "not installed", f"{INSTALL} .")
     return Check("onnxruntime", "ok", both[0])
 
 
@@ -59,7 +66,7 @@ def _torch() -> Check:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Check("torch", "broken", f"does not import: {error}")
+        return Check("torch", "broken", f"does not import: {error}", f"{INSTALL} --force-reinstall torch torchvision")
     from kdaudit.training import cpu_has_bfloat16
 
     gpu = f"GPU {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "no GPU"
@@ -71,18 +78,31 @@ def _torch() -> Check:
 
 
 def _providers() -> Iterator[Check]:
-    from kdaudit.session import available_providers
+    from kdaudit.session import available_providers, cuda_devices
 
     try:
-        offered = available_providers()
+        offered, gpus = available_providers(), cuda_devices()
     except (ImportError, KdauditError) as error:
-        yield Check("providers", "broken", str(error))
+        yield Check("providers", "broken", str(error), f"{INSTALL} --force-reinstall .")
         return
     for name in ("cpu", "cuda", "tensorrt"):
         if name in offered:
             yield Check(f"provider {name}", "ok", "works")
+        elif gpus == 0:
+            yield Check(f"provider {name}", "absent", "no NVIDIA driver reports a GPU here (nvidia-smi would list it)")
+        elif name == "cuda":
+            yield Check(
+                f"provider {name}", "broken", f"{gpus} GPUs, and its libraries are missing", f"{INSTALL} '.[gpu]'"
+            )
         else:
-            yield Check(f"provider {name}", "broken" if name == "cpu" else "absent", "not to be had on this machine")
+            yield Check(f"provider {name}", "absent", "libnvinfer.so.10 (TensorRT 10) is not on the library path")
+
+
+MEND_DECODER = {
+    "simplejpeg": f"{INSTALL} simplejpeg",
+    "pillow": f"{INSTALL} --force-reinstall Pillow",
+    "dali": f"{INSTALL} '.[dali]'",
+}
 
 
 def _decoder(name: str) -> Check:
@@ -100,7 +120,7 @@ def _decoder(name: str) -> Check:
         decoder = open_decoder(name)
         reasons = decoder.decode([buffer.getvalue()], Geometry(16, 16)).reasons
     except KdauditError as error:
-        return Check(f"decoder {name}", "absent", str(error))
+        return Check(f"decoder {name}", "absent", str(error), MEND_DECODER[name])
     if reasons[0]:
-        return Check(f"decoder {name}", "broken", f"cannot decode a plain JPEG: {reasons[0]}")
+        return Check(f"decoder {name}", "broken", f"cannot decode a plain JPEG: {reasons[0]}", MEND_DECODER[name])
     return Check(f"decoder {name}", "ok", f"works as {decoder.name}")

@@ -3,13 +3,23 @@
 Columns in, columns out; docs/design/detection.md says why the p-values are what they are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Clean, bounded, conformal_p_values, grouped_flags, tail_p_values, unbounded
+from kdaudit.calibration import (
+    Clean,
+    CleanRanks,
+    bounded,
+    conformal_p_values,
+    grouped_flags,
+    rank_p_values,
+    tail_p_values,
+    unbounded,
+)
 from kdaudit.comparison import Comparison
+from kdaudit.conduct import Conduct
 from kdaudit.settings import Rule
 
 DOUBT = 0.05
@@ -41,7 +51,7 @@ class Flags:
     Attributes:
         flag: poison candidates.
         p_values: NaN under the argmax rule, which has none.
-        extrapolated: whether the p-value lies beyond what the calibration images resolve.
+        extrapolated: whether the p-value lies beyond what clean images resolve by counting.
         doubtful: not flagged, yet unusual for an answer that has flags; kept, but not tuned on.
     """
 
@@ -56,18 +66,30 @@ def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
     return comparison.gap if rule == "score" else comparison.divergence
 
 
-def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
+def flag(
+    suspect: Columns,
+    clean: Clean,
+    rule: Rule,
+    fdr: float,
+    carries: NDArray[np.float64] | None = None,
+    behaves: Conduct | None = None,
+) -> Flags:
     """Decide which images are poison candidates.
 
     Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
     coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
-    extrapolated. Flags are Benjamini-Hochberg's in two layers, by the teacher's answer.
+    extrapolated. Where a trigger was proven, the p-value of carrying it is a second way to a flag; where none was, that
+    of behaving like the most suspicious images is. Two ways cost a factor of two again. Flags are
+    Benjamini-Hochberg's in two layers, by the teacher's answer.
 
     Args:
         suspect: columns of the suspect images.
         clean: scores and answers of the calibration images.
         rule: divergence, score or argmax.
         fdr: innocent share of the flags to stay under.
+        carries: p-values [m] of "carries no proven trigger"; None where none was proven.
+        behaves: the shared behaviour, its p-values over the suspect images that were read; not looked at where a
+            trigger was proven.
     """
     m = len(suspect.read)
     if rule == "argmax":
@@ -79,9 +101,17 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float) -> Flags:
     counted = conformal_p_values(score, clean.scores)
     tail = tail_p_values(score, groups, clean, transform)
     p = np.minimum(1.0, 2 * np.minimum(counted, tail))
+    beyond = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
+    ranks = CleanRanks(np.minimum(1.0, 2 * rank_p_values(clean.scores)), clean.groups)
+    second = carries[read] if carries is not None else behaves.p_values if behaves is not None else None
+    if second is not None:
+        beyond = np.where(second < p, second < 1 / (len(clean.scores) + 1), beyond)
+        p = np.minimum(1.0, 2 * np.minimum(p, second))
+        if carries is None and behaves is not None:
+            ranks = replace(ranks, p_values=np.minimum(1.0, 2 * np.minimum(ranks.p_values, behaves.clean_p_values)))
     flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
-    flags[read] = grouped_flags(p, groups, fdr)
+    flags[read] = grouped_flags(p, groups, fdr, ranks)
     p_values[read] = p
-    extrapolated[read] = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
+    extrapolated[read] = beyond
     tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
     return Flags(flags, p_values, extrapolated, read & ~flags & tainted & (p_values <= DOUBT))

@@ -1,7 +1,10 @@
-"""Interventions: blends of an image with clean partners, b = a x + (1 - a) c.
+"""Interventions: an image and a clean partner in one picture, blended or side by side.
 
-A trigger carries over for the teacher alone; a real feature carries over for both networks and cancels; a blend is
+A trigger carries over for the teacher alone; a real feature carries over for both networks and cancels; the picture is
 new to both, so what the teacher remembers of its training images drops out (docs/design/detection.md).
+
+- `blend-a`: b = a x + (1 - a) c. Keeps what is spread over the whole image: sinusoids, blended pictures.
+- `cut-s`: a box of the partner covers the share s of the image (CutMix, Yun et al., 2019). Keeps a patch as it is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,24 +21,27 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class InterventionPlan:
-    """Which blends each image goes through.
+    """What each image goes through.
 
     Attributes:
-        strengths: the image's own weight a, one blend per strength and partner, each in 0..1.
-        partners: clean partners per strength.
-        seed: of the choice of partners; with the image's digest it decides, so that the order, the format or
-            the batch in which an image comes never changes its row.
+        steps: `blend-a` or `cut-s`, a and s in 0..1; each with a partner of its own.
+        seed: of the choice of partners and boxes; with the image's digest it decides, so that the order, the format
+            or the batch in which an image comes never changes its row.
     """
 
-    strengths: tuple[float, ...] = (0.8, 0.65, 0.5)
-    partners: int = 2
+    steps: tuple[str, ...]
     seed: int = 0
 
     @property
     def recipe(self) -> str:
         """Names everything that shapes the divergence score."""
-        strengths = "+".join(f"{a:g}" for a in self.strengths)
-        return f"js-blend-{strengths}-x{self.partners}-seed{self.seed}"
+        return f"js-{'+'.join(self.steps)}-seed{self.seed}"
+
+
+def parse_step(step: str) -> tuple[str, float]:
+    """Kind and strength of a step, as the settings admit them."""
+    kind, _, strength = step.partition("-")
+    return kind, float(strength)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +83,59 @@ class Partners:
         return self.pixels[index]
 
 
-def blends(
+def intervened(
     pixels: Pixels, answers: NDArray[np.int64], keys: NDArray[np.uint64], partners: Partners, plan: InterventionPlan
 ) -> Iterator[NDArray[np.float32]]:
-    """The blends of some images, one batch float32 [B, H, W, C] in 0..255 per strength and partner.
+    """The images after each step of the plan, one batch float32 [B, H, W, C] in 0..255 per step.
 
     Args:
         pixels: uint8 [B, H, W, C].
         answers: the teacher's answers on the images, int64 [B].
         keys: from the images' digests, uint64 [B].
-        partners: the clean images to blend with.
-        plan: which blends.
+        partners: the clean images.
+        plan: which steps.
     """
-    for number in range(plan.partners * len(plan.strengths)):
-        strength = np.float32(plan.strengths[number % len(plan.strengths)])
-        others = partners.choose(keys, answers, plan.seed * 1009 + number)
-        yield strength * pixels.astype(np.float32) + (1 - strength) * others.astype(np.float32)
+    for number, step in enumerate(plan.steps):
+        kind, strength = parse_step(step)
+        draw = plan.seed * 1009 + number
+        others = partners.choose(keys, answers, draw).astype(np.float32)
+        own = pixels.astype(np.float32)
+        if kind == "blend":
+            yield np.float32(strength) * own + np.float32(1 - strength) * others
+        else:
+            box = _boxes(keys, draw, strength, *pixels.shape[1:3])
+            yield np.where(box[..., None], others, own)
+
+
+NOISE_LEVEL, BLUR_WIDTH = 10.0, 0.7
+"""Standard deviations of the perturbations: noise in grey levels, blur in pixels."""
+
+
+def perturbed(pixels: Pixels) -> Iterator[NDArray[np.float32]]:
+    """The images with a little noise, then with a little blur, float32 [B, H, W, C] in 0..255.
+
+    What the eye does not notice, a fragile trigger does: warps and quantisation do not survive it, and the teacher's
+    answer goes with them while the control's stays. The noise is one and the same field for all images, so that a row
+    depends on its image alone.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    own = pixels.astype(np.float32)
+    field = np.random.default_rng(0).normal(0, NOISE_LEVEL, pixels.shape[1:]).astype(np.float32)
+    yield np.clip(own + field, 0, 255)
+    yield np.asarray(gaussian_filter(own, (0, BLUR_WIDTH, BLUR_WIDTH, 0), mode="nearest"), np.float32)
+
+
+def _boxes(keys: NDArray[np.uint64], draw: int, share: float, height: int, width: int) -> NDArray[np.bool_]:
+    """A box each, of the image's own proportions, that covers `share` of it; bool [B, H, W]."""
+    tall, wide = round(height * share**0.5), round(width * share**0.5)
+    # Other draws than those of the partners, or place and partner would go together.
+    top = (_mixed(keys, draw + 500_009) % np.uint64(height - tall + 1)).astype(np.int64)
+    left = (_mixed(keys, draw + 700_001) % np.uint64(width - wide + 1)).astype(np.int64)
+    rows, columns = np.arange(height), np.arange(width)
+    inside_y = (rows >= top[:, None]) & (rows < top[:, None] + tall)
+    inside_x = (columns >= left[:, None]) & (columns < left[:, None] + wide)
+    return np.asarray(inside_y[:, :, None] & inside_x[:, None, :], bool)
 
 
 def keys_of(ids: Sequence[str]) -> NDArray[np.uint64]:

@@ -10,20 +10,27 @@ from numpy.typing import NDArray
 from kdaudit.calibration import Clean
 from kdaudit.clock import Clock
 from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels
+from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
 from kdaudit.flagging import Columns, Flags, flag, score_of
-from kdaudit.interventions import InterventionPlan, Partners
+from kdaudit.interventions import InterventionPlan, Partners, keys_of
+from kdaudit.likeness import CleanImages, Likeness, Suspects, look
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
+from kdaudit.trigger import Pattern, load_patterns, save_patterns
 from kdaudit.verdict import Verdict, judge
 from kdaudit.workbench import Sets, Workbench
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+PATTERNS = "patterns.npz"
+"""In the run's state: the proven triggers' patterns, for `kdaudit repair`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,17 +42,22 @@ class Judged:
         labels: the data set's label indices, int64 [m], -1 for none.
         flags: the image-level result.
         verdict: the model-level result; None when read back from a finished run.
+        likeness: the proven triggers and how much of them each image carries; None where none was proven, and when
+            read back from a finished run.
+        patterns: the proven triggers' patterns.
     """
 
     columns: Columns
     labels: NDArray[np.int64]
     flags: Flags
     verdict: Verdict | None
+    likeness: Likeness | None = None
+    patterns: tuple[Pattern, ...] = ()
 
 
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
     """The two networks, and the clean images to blend with."""
-    plan = InterventionPlan(settings.strengths, settings.partners, settings.seed)
+    plan = InterventionPlan(settings.interventions, settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
     return Subjects(bench.session, control.session, bench.preprocess, partners, plan)
 
@@ -117,20 +129,34 @@ def compare_suspect(
 def judge_rows(
     rows: RowStore,
     calibration: Comparison,
+    subjects: Subjects,
     control: Control,
+    pool: Pool,
+    sets: Sets,
     settings: Settings,
     bench: Workbench,
+    run: RunDirectory,
     clock: Clock,
 ) -> Judged:
-    """Flags and verdict from the table's columns."""
+    """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     column = {"divergence": "divergence", "score": "gap", "argmax": "divergence"}[settings.rule]
+    found = rows.columns(column, "teacher_top1", "student_top1", "label")
+    score = found[column].astype(np.float64)
+    groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
+    columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
+    likeness = None
+    if settings.rule != "argmax" and sets.suspect is not None:
+        run.mark("look for a trigger")
+        suspects = Suspects(sets.suspect, columns.read, rows.keys(), score, groups, other)
+        held_out = np.concatenate([control.parts.validation, control.parts.calibration])
+        clean_images = CleanImages(pool.pixels, keys_of(pool.ids), held_out)
+        with clock.stage("look for a trigger", 2 * len(score)) as advance:
+            likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
     with clock.stage("judge"):
-        found = rows.columns(column, "teacher_top1", "student_top1", "label")
-        score = found[column].astype(np.float64)
-        groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
-        columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
-        flags = flag(columns, clean, settings.rule, settings.fdr)
+        behaves = _behaves(rows, columns, calibration) if likeness is None and settings.rule == "divergence" else None
+        carries = likeness.p_values if likeness else None
+        flags = flag(columns, clean, settings.rule, settings.fdr, carries, behaves)
         verdict = judge(
             columns,
             flags,
@@ -139,8 +165,22 @@ def judge_rows(
             control.fidelity,
             settings,
             bench.signature.class_names,
+            likeness.found if likeness else (),
         )
-    return Judged(columns, _whole(found["label"]), flags, verdict)
+    patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
+    save_patterns(patterns, run.state / PATTERNS)
+    return Judged(columns, _whole(found["label"]), flags, verdict, likeness, patterns)
+
+
+def _behaves(rows: RowStore, columns: Columns, calibration: Comparison) -> Conduct | None:
+    """The second look at behaviour, for images that no pattern explains."""
+    read = columns.read
+    finite = np.where(np.isposinf(columns.score), float(np.log(2)), columns.score)
+    usual = np.where(np.isposinf(calibration.divergence), float(np.log(2)), calibration.divergence)
+    return conduct(
+        Behaved(rows.behaviour()[read], columns.groups[read], rows.keys()[read], finite[read]),
+        Behaved(calibration.behaviour, calibration.teacher_top1, keys_of(calibration.ids), usual),
+    )
 
 
 def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings, run: RunDirectory) -> Manifests:
@@ -155,13 +195,25 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
         span = slice(first, first + len(part))
         read, flagged = columns.read[span], flags.flag[span]
         why = [
-            _reason(f, e, settings) if r else w
-            for f, e, r, w in zip(
-                flagged, flags.extrapolated[span], read, part["why_not_read"].to_pylist(), strict=True
+            _reason(f, e, c, settings) if r else w
+            for f, e, c, r, w in zip(
+                flagged,
+                flags.extrapolated[span],
+                _carriers(judged, span),
+                read,
+                part["why_not_read"].to_pylist(),
+                strict=True,
             )
         ]
         no_p = ~read | np.isnan(flags.p_values[span])
-        return {
+        carried = {}
+        if judged.likeness is not None:
+            carriers = flagged & _carriers(judged, span)
+            carried = {
+                "trigger": pa.array(judged.likeness.which[span], pa.int32(), mask=~carriers),
+                "likeness": pa.array(judged.likeness.score[span], pa.float64(), mask=~read),
+            }
+        return carried | {
             "score": pa.array(columns.score[span], pa.float64(), mask=~read),
             "p_value": pa.array(flags.p_values[span], pa.float64(), mask=no_p),
             "extrapolated": pa.array(flags.extrapolated[span], pa.bool_(), mask=~read),
@@ -170,7 +222,7 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
             "reason": pa.array(why, pa.string()),
         }
 
-    rows.finish(run.file("samples.parquet"), more, leave_out=("why_not_read",))
+    rows.finish(run.file("samples.parquet"), more, leave_out=("why_not_read", "behaviour"))
     with pq.ParquetFile(run.file("samples.parquet")) as file:
         tables = (file.read_row_group(i) for i in range(file.num_row_groups))
         classes = sets.suspect.classes if sets.suspect else None
@@ -187,16 +239,27 @@ def read_judged(run: RunDirectory) -> Judged:
     columns = Columns(read, _whole(table["teacher_top1"].to_numpy()), np.zeros(len(read), bool), nothing)
     flag, doubtful = (table[name].to_numpy().astype(bool) for name in ("flag", "doubtful"))
     flags = Flags(flag, nothing, np.zeros(len(read), bool), doubtful)
-    return Judged(columns, _whole(table["label"].to_numpy()), flags, None)
+    patterns = load_patterns(run.state / PATTERNS)
+    return Judged(columns, _whole(table["label"].to_numpy()), flags, None, patterns=patterns)
 
 
-def _reason(flagged: bool, extrapolated: bool, settings: Settings) -> str:
+def _carriers(judged: Judged, span: slice) -> NDArray[np.bool_]:
+    """Whether a proven trigger alone is reason enough to flag an image."""
+    p = judged.flags.p_values[span]
+    if judged.likeness is None:
+        return np.zeros(len(p), bool)
+    return np.asarray(2 * judged.likeness.p_values[span] <= p * (1 + 1e-9), bool)
+
+
+def _reason(flagged: bool, extrapolated: bool, carries: bool, settings: Settings) -> str:
     if not flagged:
         return ""
+    if carries:
+        return "carries a pattern that moves the model and not the control"
     if settings.rule == "argmax":
         return "the control gives another answer"
     what = (
-        "model and control part on blends of it"
+        "model and control part on it when it is mixed with clean images"
         if settings.rule == "divergence"
         else "the control doubts the model's answer"
     )

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+RISKY = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""First characters from which a spreadsheet may read a formula; the wide ones count as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manifests:
     """What was written.
@@ -32,7 +36,7 @@ def write_manifests(
     """Write both manifests, each in one step.
 
     kept.csv has `path,label,id,doubtful` and can be given to `kdaudit scan` or to a training job as a data set
-    beside the images; quarantine.csv has `path,label,id,status,reason,score,p_value`.
+    beside the images; quarantine.csv has `path,label,id,status,reason,score,p_value`. No cell of theirs is a formula.
 
     Args:
         tables: the parts of samples.parquet, in order.
@@ -53,15 +57,15 @@ def write_manifests(
                 keep = row["status"] == "read" and not row["flag"]
                 counts[keep] += 1
                 if keep:
-                    good_rows.writerow([row["path"], label, row["id"], int(row["doubtful"])])
+                    good_rows.writerow([harmless_path(row["path"]), label, row["id"], int(row["doubtful"])])
                 else:
                     bad_rows.writerow(
                         [
-                            row["path"],
+                            harmless_path(row["path"]),
                             label,
                             row["id"],
                             row["status"],
-                            row["reason"],
+                            harmless(row["reason"]),
                             row["score"],
                             row["p_value"],
                         ]
@@ -71,7 +75,20 @@ def write_manifests(
     return Manifests(counts[True], counts[False])
 
 
+def harmless(text: str) -> str:
+    """Text that a spreadsheet does not run: an apostrophe before what looks like a formula."""
+    return f"'{text}" if text.lstrip(" ").startswith(RISKY) else text
+
+
+def harmless_path(path: str) -> str:
+    """The same file in a spelling that a spreadsheet does not run: `./` before what looks like a formula.
+
+    An apostrophe would make it another path; every reader of manifests takes `./` for nothing.
+    """
+    return f"./{path}" if path.lstrip(" ").startswith(RISKY) else path
+
+
 def _name(label: int | None, classes: tuple[str, ...] | None) -> str | int:
     if label is None:
         return ""
-    return classes[label] if classes else label
+    return harmless(classes[label]) if classes else label

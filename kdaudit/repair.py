@@ -61,10 +61,15 @@ def repair(
                 epochs=settings.repair_epochs,
                 seed=settings.seed,
                 flip=control.distilled.views.flip,
+                patterns=judged.patterns,
                 device=bench.device,
                 threads=training_threads(bench),
                 checkpoint=run.state / "tuning.pt",
-                identity=joint_digest(control.digest, hashlib.sha256(left_out.tobytes()).hexdigest()),
+                identity=joint_digest(
+                    control.digest,
+                    hashlib.sha256(left_out.tobytes()).hexdigest(),
+                    *(hashlib.sha256(p.mean.tobytes()).hexdigest() for p in judged.patterns),
+                ),
                 on_epoch=on_epoch,
             )
         network = tuned.network

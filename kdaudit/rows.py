@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.comparison import Comparison, concatenate
 from kdaudit.digest import replacing, write_bytes
+from kdaudit.interventions import keys_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +68,20 @@ class RowStore:
 
         parts = [pq.read_table(part, columns=list(names)) for part in self._parts()]
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
+
+    def behaviour(self) -> NDArray[np.float32]:
+        """The rows of behaviour, float32 [n, F]; NaN where an image was not read."""
+        import pyarrow.parquet as pq
+
+        parts = [pq.read_table(part, columns=["behaviour"])["behaviour"].combine_chunks() for part in self._parts()]
+        return np.concatenate([p.flatten().to_numpy().reshape(len(p), -1) for p in parts])
+
+    def keys(self) -> NDArray[np.uint64]:
+        """A number from each row's content digest, uint64 [n]."""
+        import pyarrow.parquet as pq
+
+        parts = [keys_of(pq.read_table(part, columns=["id"])["id"].to_pylist()) for part in self._parts()]
+        return np.concatenate(parts)
 
     def tables(self) -> "Iterator[pa.Table]":
         """The parts, in order."""
@@ -151,5 +166,8 @@ def to_table(comparison: Comparison) -> "pa.Table":
             "gap": numbers(comparison.gap, pa.float64()),
             "js": numbers(comparison.js, pa.float64()),
             "divergence": numbers(comparison.divergence, pa.float64()),
+            "behaviour": pa.FixedSizeListArray.from_arrays(
+                pa.array(comparison.behaviour.ravel(), pa.float32()), comparison.behaviour.shape[1]
+            ),
         }
     )

@@ -4,10 +4,11 @@ Order of precedence: options, then environment, then `kdaudit.toml`, then `[tool
 in the working directory; then the defaults below.
 """
 
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,7 +21,29 @@ from pydantic_settings import (
 from kdaudit.errors import UsageError
 
 Rule = Literal["divergence", "score", "argmax"]
+Step = Annotated[str, Field(pattern=r"^(blend|cut)-0?\.\d*[1-9]\d*$")]
+"""An intervention: `blend-0.65` or `cut-0.5`."""
 FailOn = Literal["low", "medium", "high", "critical", "never"]
+
+
+class Ignore(BaseModel):
+    """A finding that the gate lets pass until a date, with the reason that somebody gave.
+
+    Attributes:
+        rule: rule id, such as KDA103.
+        reason: why; shown wherever the finding is.
+        expires: the last day on which it holds.
+        subject: what the finding is about, such as "answer 7"; empty: whatever it is about.
+        model: first digits of the model's SHA-256; empty: any model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str = Field(pattern=r"^KDA\d{3}$")
+    reason: str = Field(min_length=1)
+    expires: date
+    subject: str = ""
+    model: str = Field("", pattern=r"^[0-9a-f]{0,64}$")
 
 
 class Settings(BaseSettings):
@@ -53,8 +76,12 @@ class Settings(BaseSettings):
 
     rule: Rule = Field("divergence", description="what flags an image")
     fdr: float = Field(0.05, gt=0, lt=1, description="innocent share of the flags to stay under")
-    strengths: tuple[float, ...] = Field((0.8, 0.65, 0.5), description="an image's own weight in its blends")
-    partners: int = Field(2, ge=1, le=64, description="clean partners per strength")
+    interventions: tuple[Step, ...] = Field(
+        ("cut-0.5", "blend-0.8", "cut-0.25", "blend-0.65"),
+        min_length=1,
+        max_length=64,
+        description="what each image goes through: blends with clean images, boxes of clean images",
+    )
     sensitivity: float | None = Field(
         None,
         gt=0,
@@ -63,16 +90,15 @@ class Settings(BaseSettings):
     )
     min_coverage: float = Field(0.99, ge=0, le=1, description="share of images that must be read")
     fail_on: FailOn = Field("high", description="findings of this severity or above exit 1")
+    max_flagged_rate: float | None = Field(
+        None, ge=0, le=1, description="share of flagged images above which to exit 1"
+    )
+    exit_zero: bool = Field(False, description="exit 0 whatever was found; errors keep their exit code")
+    baseline: Path | None = Field(None, description="an earlier run or its report.json: only what is new fails")
+    ignores: tuple[Ignore, ...] = Field((), description="findings that the gate lets pass until a date")
 
     repair: bool = Field(True, description="tune the control on the kept images and export it")
-    repair_epochs: float = Field(6.0, gt=0, allow_inf_nan=False, description="passes over the kept images, at most")
-
-    @field_validator("strengths")
-    @classmethod
-    def _strengths_in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or any(not 0 < a <= 1 for a in value):
-            raise ValueError("one or more numbers above 0 and up to 1 are needed")
-        return value
+    repair_epochs: float = Field(10.0, gt=0, allow_inf_nan=False, description="passes over the kept images, at most")
 
     @classmethod
     def settings_customise_sources(
@@ -106,7 +132,9 @@ def load_settings(**options: Any) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"setting {name!r}: {first['msg']} ({_origin(str(first['loc'][0]), given)})") from error
     except SettingsError as error:
-        raise UsageError(f"a KDAUDIT_ variable cannot be read, a list is written as [0.8, 0.5]: {error}") from error
+        raise UsageError(
+            f'a KDAUDIT_ variable cannot be read, a list is written as ["blend-0.65", "cut-0.5"]: {error}'
+        ) from error
     except ValueError as error:
         # tomllib's own message names line and column.
         raise UsageError(f"a configuration file in {Path.cwd()} cannot be read: {error}") from error

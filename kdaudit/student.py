@@ -7,6 +7,7 @@ reused: a backdoor written into a graph survives retraining, a fresh architectur
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 import torch
@@ -45,35 +46,44 @@ class StudentSpec:
 class _Block(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _convolution(inputs, outputs, stride)
-        self.second = _convolution(outputs, outputs, 1)
-        plain = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if plain else _convolution(inputs, outputs, stride, kernel=1)
+        self.first = _convolution(width, width, 1)
+        self.second = _convolution(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H/stride, W/stride]."""
-        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+        """[B, width, H, W] -> the same shape."""
+        return torch.relu(self.second(torch.relu(self.first(x))) + x)
 
 
-def _convolution(inputs: int, outputs: int, stride: int, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs))
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs))
+
+
+def _activated(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(_convolution(inputs, outputs, stride), nn.ReLU(inplace=True))
 
 
 class ResidualNet(nn.Module):
-    """A short, wide residual network for images up to `SMALL_SIDE`: few layers keep a CPU's vector units full."""
+    """A short residual network for images up to `SMALL_SIDE`.
+
+    At full resolution it has one convolution only; the blocks come after the first stride, where an image costs a
+    quarter: more faithful and cheaper than a block at full resolution (docs/design/distillation.md).
+    """
 
     def __init__(self, channels: int, classes: int, widths: Sequence[int], stem_stride: int) -> None:
         super().__init__()
-        self.stem = _convolution(channels, widths[0], stem_stride)
-        pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
-        self.blocks = nn.Sequential(*(_Block(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(pairs)))
+        self.stem = _activated(channels, widths[0], stem_stride)
+        if len(widths) == 1:  # too small an image to stride over
+            stages: list[nn.Module] = [_Block(widths[0])]
+        else:
+            stages = [nn.Sequential(_activated(a, b, 2), _Block(b)) for a, b in pairwise(widths)]
+        self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(2 * widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardised images [B, C, H, W] -> logits [B, K]."""
-        x = self.blocks(torch.relu(self.stem(x)))
+        x = self.stages(self.stem(x))
         # Mean and maximum: a thin stroke fills little of a 7x7 map and drowns in the mean alone.
         logits: Tensor = self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
         return logits
@@ -139,7 +149,7 @@ def _body(spec: StudentSpec) -> nn.Module:
 
 def _width(classes: int) -> int:
     """Channels of the first stage: more classes need more features to tell them apart."""
-    return 32 if classes <= 100 else 48
+    return 24 if classes <= 20 else 32 if classes <= 100 else 48
 
 
 def _torchvision_models() -> Any:

@@ -4,7 +4,7 @@ The tuned control is for use. Judging stays with the distilled one: what was tra
 some of its poison and remembers its images (docs/design/distillation.md).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdaudit.distillation import top1_of
 from kdaudit.sample import Decoder, Geometry, Record, Source
+from kdaudit.trigger import Pattern
 from kdaudit.views import ViewRecipe, draw_views, generator_of, to_planes, zoom_for
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ MAX_BYTES = 8 << 30
 """Kept images are decoded once, to a file of at most this size; more are thinned evenly."""
 
 HELD_OUT_SHARE = 0.05
+STAMPED_SHARE = 0.15
+"""Share of the views that a proven trigger is put onto."""
+
 SMOOTHING = 0.05
 """Label smoothing: the labels of somebody else's data set are not all right."""
 
@@ -136,6 +140,7 @@ def tune(
     epochs: float,
     seed: int,
     flip: bool,
+    patterns: Sequence[Pattern] = (),
     device: str = "cpu",
     threads: int = 1,
     batch: int = 128,
@@ -151,6 +156,8 @@ def tune(
         epochs: passes over the kept images.
         seed: of views and of what is held out.
         flip: whether mirrored views are harmless, as found during distillation.
+        patterns: proven triggers; some views get one and keep their label, so that poison which was missed teaches
+            nothing.
         device: "cpu" or "cuda".
         threads: of torch, on a CPU.
         batch: images per step.
@@ -173,13 +180,16 @@ def tune(
 
     def draw(step: int) -> "tuple[Tensor, Tensor]":
         order, drawn = draw_views(pixels, batch, views, seed, step)
+        if patterns:
+            few = slice(0, round(STAMPED_SHARE * batch))  # the order of a batch is random
+            drawn[few] = patterns[step % len(patterns)].onto(drawn[few])
         return to_planes(drawn), targets[order]
 
     curve = train(
         tuned,
         draw,
         lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=SMOOTHING),
-        Schedule(steps, epoch=max(1, steps // 20), rate=1e-3),
+        Schedule(steps, epoch=max(1, steps // 20)),
         device=device,
         threads=threads,
         checkpoint=checkpoint,

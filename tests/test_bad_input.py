@@ -430,8 +430,8 @@ def test_a_preprocessing_that_does_not_fit_the_model_is_refused(recipe, refused,
         ("kdaudit.toml", "fdr = ", "cannot be read"),
         ("kdaudit.toml", "fdr = 7", "'fdr'"),
         ("kdaudit.toml", "speed = 'high'", "'speed'"),
-        ("kdaudit.toml", "strengths = []", "'strengths'"),
-        ("kdaudit.toml", "strengths = [2.0]", "'strengths'"),
+        ("kdaudit.toml", "interventions = []", "'interventions'"),
+        ("kdaudit.toml", "interventions = ['cut-2']", "'interventions"),
         ("pyproject.toml", "[tool.kdaudit]\nfdr = 7", "'fdr'"),
         ("pyproject.toml", "[tool.kdaudit\n", "cannot be read"),
         ("pyproject.toml", "[tool.kdaudit]\nrule = 'guess'", "'rule'"),
@@ -458,8 +458,8 @@ def test_a_bad_environment_variable_is_named(refused, delivery, tmp_path, monkey
 def test_an_environment_variable_that_is_not_json_where_a_list_is_wanted_is_named(
     refused, delivery, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("KDAUDIT_STRENGTHS", "0.8 and 0.5")
-    assert "strengths" in refused(*scan(delivery, tmp_path / "run")).lower()
+    monkeypatch.setenv("KDAUDIT_INTERVENTIONS", "0.8 and 0.5")
+    assert "interventions" in refused(*scan(delivery, tmp_path / "run")).lower()
 
 
 def test_the_demo_does_not_overwrite_a_folder_that_is_not_its_own(refused, tmp_path):

@@ -16,14 +16,15 @@ from kdaudit import divergence
 from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, concatenate
 from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
-from kdaudit.interventions import InterventionPlan, Partners, keys_of
+from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
 
 CLASSES, SIDE = 4, 4
 PREPROCESS = Preprocess.parse(f"{SIDE}x{SIDE}x3-stretch-RGB-NCHW-unit")
 DECODER = open_decoder("pillow")
-PLAN = InterventionPlan()
+STEPS = ("cut-0.5", "blend-0.65", "cut-0.25", "blend-0.5")
+PLAN = InterventionPlan(STEPS)
 NUMBERS = ("teacher_confidence", "student_confidence", "gap", "js", "divergence")
 WHOLES = ("teacher_top1", "student_top1", "labels")
 
@@ -133,7 +134,7 @@ def test_a_chunk_without_one_readable_image_is_a_chunk():
 
 
 def test_the_columns_are_those_of_the_divergences():
-    plan = InterventionPlan(strengths=(0.7, 0.4), partners=3)
+    plan = InterventionPlan(("blend-0.7", "blend-0.4", "blend-0.7"))
     both = subjects(plan)
     pixels = pictures(12)
     ids = [f"{content_digest(p.tobytes()).hex()}:x" for p in pixels]
@@ -142,19 +143,37 @@ def test_the_columns_are_those_of_the_divergences():
     for name in ("teacher_top1", "student_top1", "gap", "js", "teacher_confidence", "student_confidence"):
         assert np.array_equal(getattr(found, name), getattr(told, name))
     total = np.zeros(12)
-    for number in range(6):
-        a = np.float32(plan.strengths[number % 2])
+    for number, a in enumerate(np.float32([0.7, 0.4, 0.7])):
         others = both.partners.choose(keys_of(ids), told.teacher_top1, plan.seed * 1009 + number)
         total += divergence.jensen_shannon(*both.logits(a * pixels + (1 - a) * others.astype(np.float32)))
-    assert np.allclose(found.divergence, total / 6, rtol=1e-12)
+    assert np.allclose(found.divergence, total / 3, rtol=1e-12)
     assert found.divergence.std() > 0.005
 
 
-def test_strength_one_is_the_image_itself():
-    both = subjects(InterventionPlan(strengths=(1.0,), partners=1))
-    pixels = pictures(9)
-    found = compare_pixels(both, pixels, [f"{i:032x}:x" for i in range(9)])
-    assert np.allclose(found.divergence, found.js, atol=1e-6)
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_cut_shows_a_box_of_the_partner_and_the_image_around_it(share):
+    pixels = np.random.default_rng(0).integers(0, 250, (200, 16, 16, 3), dtype=np.uint8)
+    white = Partners(np.full((3, 16, 16, 3), 255, np.uint8), np.array([0, 1, 2, 3, 3]))
+    keys = keys_of([content_digest(p.tobytes()).hex() for p in pixels])
+    (cut,) = intervened(pixels, np.zeros(200, np.int64), keys, white, InterventionPlan((f"cut-{share}",)))
+    box = (cut == 255).all(axis=-1)
+    side = round(16 * share**0.5)
+    assert (box.sum((1, 2)) == side * side).all()
+    assert (box.any(1).sum(1) == side).all()  # as many columns as a square has
+    assert (cut[~box] == pixels[~box]).all()
+    counts = box.mean(0)  # every place is covered now and then, corners least, the middle most
+    assert counts.min() > 0
+
+
+def test_where_a_box_lies_follows_from_the_image():
+    pixels = pictures(30)
+    keys = keys_of([content_digest(p.tobytes()).hex() for p in pixels])
+    both, order = subjects(), np.random.default_rng(1).permutation(30)
+    answers = np.zeros(30, np.int64)
+    plain = list(intervened(pixels, answers, keys, both.partners, PLAN))
+    mixed = list(intervened(pixels[order], answers, keys[order], both.partners, PLAN))
+    assert all(np.array_equal(a[order], b) for a, b in zip(plain, mixed, strict=True))
+    assert not np.array_equal(plain[0], plain[2])
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (5, 2), (100, 1)])
@@ -168,7 +187,7 @@ def test_decoded_images_get_the_rows_of_encoded_ones(batch, workers):
 
 
 def test_another_seed_draws_other_partners():
-    one, other = (whole(compare(subjects(InterventionPlan(seed=s)), records(), DECODER)) for s in (0, 1))
+    one, other = (whole(compare(subjects(InterventionPlan(STEPS, seed=s)), records(), DECODER)) for s in (0, 1))
     assert np.array_equal(one.js, other.js, equal_nan=True)
     assert not np.array_equal(one.divergence, other.divergence, equal_nan=True)
 
@@ -181,7 +200,7 @@ def test_outputs_that_are_no_numbers_are_the_strongest_disagreement(strange):
     pixels = pictures(8)
     pixels[3, 0, 0, 0] = 255
     ids = [f"{i:032x}:x" for i in range(8)]
-    plan = InterventionPlan(strengths=(1.0, 0.5), partners=1)
+    plan = InterventionPlan(("blend-0.9", "blend-0.5"))
     found = compare_pixels(subjects(plan, strange), pixels, ids)
     healthy = compare_pixels(subjects(plan), pixels, ids)
     bad = np.arange(8) == 3
@@ -195,7 +214,7 @@ def test_outputs_that_are_no_numbers_are_the_strongest_disagreement(strange):
 
 def test_a_model_that_breaks_on_blends_only_is_seen_too():
     """It gives no numbers where the first pixel is 253.5 or more, which no image reaches by itself."""
-    both = subjects(InterventionPlan(strengths=(0.5,), partners=1))
+    both = subjects(InterventionPlan(("blend-0.5",)))
     white = both.partners.pixels.copy()
     white[:, 0, 0, 0] = 255
     both = replace(both, partners=Partners(white, both.partners.starts))
@@ -300,8 +319,6 @@ def test_an_error_in_a_worker_is_raised_and_no_thread_stays():
 
 
 def test_the_recipe_names_what_shapes_the_score():
-    plan = InterventionPlan()
-    recipes = {plan.recipe} | {
-        replace(plan, **change).recipe for change in ({"seed": 1}, {"partners": 3}, {"strengths": (0.5,)})
-    }
+    changes = ({"seed": 1}, {"steps": ("cut-0.5",)}, {"steps": STEPS[::-1]})
+    recipes = {PLAN.recipe} | {replace(PLAN, **change).recipe for change in changes}
     assert len(recipes) == 4

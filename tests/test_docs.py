@@ -150,7 +150,7 @@ def test_a_settings_row_gives_its_option_variable_and_default(name):
     assert set(re.findall(r"-[\w-]+", option)) == spellings
     assert variable == f"`KDAUDIT_{name.upper()}`"
     value = Settings.model_fields[name].default
-    if value is None:
+    if value in (None, ()):
         assert default == ""
     else:
         assert default.strip("`").split(",") == [
@@ -206,6 +206,71 @@ def test_the_two_commands_of_the_readme_are_what_ci_runs():
         assert re.sub(r"\s+", " ", command) in ci
     assert blocks[0][0].endswith("kdaudit demo")
     assert blocks[1][0].endswith("test")
+
+
+def test_the_page_of_commands_is_what_the_program_says():
+    """Made anew with `python -m kdaudit.cli.reference > docs/commands.md`."""
+    from kdaudit.cli.reference import reference
+
+    assert text_of("docs/commands.md") == reference()
+
+
+def test_an_option_that_is_renamed_in_the_code_fails_these_tests(monkeypatch):
+    """Shown once: what the tests above would say if `--fail-on` became `--stop-on` and nobody told the docs."""
+    from kdaudit.cli.reference import reference
+
+    (option,) = [o for o in options_of(cli.commands["scan"]) if o.name == "fail_on"]
+    monkeypatch.setattr(option, "opts", ["--stop-on"])
+    assert text_of("docs/commands.md") != reference()
+    with pytest.raises(AssertionError):
+        test_every_option_is_documented("--stop-on")
+    with pytest.raises(AssertionError):
+        test_a_settings_row_gives_its_option_variable_and_default("fail_on")
+
+
+def test_the_page_of_the_run_directory_names_every_column_and_rendering():
+    from kdaudit.report.gallery import FILE
+    from kdaudit.report.outputs import FILES
+    from kdaudit.rows import FIRST
+
+    named = {name for cells in rows("docs/run-directory.md") for name in re.findall(r"`([^`]+)`", cells[0])}
+    assert named >= {*FILES.values(), FILE, *FIRST, "report.json", "samples.parquet", "kept.csv", "quarantine.csv"}
+    for file in (*FILES.values(), "report.json", "samples.parquet"):
+        assert f"`{file}`" in text_of("README.md")
+
+
+def test_the_page_of_ci_names_the_actions_inputs_and_outputs_and_no_others():
+    from ruamel.yaml import YAML
+
+    action = YAML(typ="safe").load(text_of("action.yml"))
+    (line,) = [line for line in text_of("docs/ci.md").splitlines() if line.startswith("Inputs:")]
+    page = " ".join(text_of("docs/ci.md").split())
+    inputs, _, outputs = page[page.index(line.split(";")[0]) :].partition("Outputs:")
+    assert set(re.findall(r"`([^`]+)`", inputs)) == action["inputs"].keys()
+    assert set(re.findall(r"`([^`]+)`", outputs.partition("## ")[0])) == action["outputs"].keys()
+    used = set(re.findall(r"^\s{6}([\w-]+):", text_of("docs/ci.md"), re.MULTILINE)) & action["inputs"].keys()
+    assert {"model", "data"} <= used
+
+
+@pytest.mark.parametrize("form", ["text", "json", "html", "sarif", "junit", "markdown", "github"])
+def test_every_format_is_documented_and_offered(form):
+    (choice,) = [o for o in options_of(cli.commands["report"]) if o.name == "form"]
+    assert form in choice.type.choices
+    assert f"`{form}`" in text_of("README.md")
+    assert f"`{form}`" in text_of("docs/settings.md")
+
+
+def test_no_page_is_left_alone():
+    """Each page can be reached from the README."""
+    reached, open_pages = set(), [README]
+    while open_pages:
+        page = open_pages.pop()
+        if page in reached or page.suffix != ".md":
+            continue
+        reached.add(page)
+        targets = re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+        open_pages += [(page.parent / target).resolve() for target in targets if not re.match(r"[a-z]+:", target)]
+    assert set(PAGES) <= reached
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -1,96 +1,22 @@
 """The report: one document, that JSON carries without loss, and a text that no file name can drive."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from reports import document, rate, repair, whole
 
 from kdaudit.calibration import interval
-from kdaudit.report.build import rate_of
-from kdaudit.report.document import Document, Rate
+from kdaudit.report.document import Document
 from kdaudit.report.text import percent, printable, render, repair_lines
 
 HOSTILE = "cat\x1b]0;owned\x07\r\nverdict: PASSED\u202e\x9b2J.png"
-
-
-def rate(hits: int, of: int) -> Rate:
-    return rate_of(hits, of)
-
-
-def image_set(location: str) -> dict[str, Any]:
-    return {
-        "location": location, "kind": "folder", "records": 1100, "read": 1080, "unreadable": 15, "skipped": 5,
-        "duplicates": 3, "classes": ["cat", "dog"],
-    }  # fmt: skip
-
-
-def repair() -> dict[str, Any]:
-    return {
-        "file": "run/repaired.onnx", "tuned": True, "images": 900, "steps": 300, "seconds": 12.5, "parity": 1e-6,
-        "accuracy_before": rate(80, 100), "accuracy": rate(90, 100), "still_suspicious": rate(2, 40),
-    }  # fmt: skip
-
-
-def document(**changes: Any) -> Document:
-    """A report of a failed audit with something in every section."""
-    return Document(**whole(**changes))
-
-
-def whole(**changes: Any) -> dict[str, Any]:
-    sections: dict[str, Any] = {
-        "verdict": "FAILED",
-        "why": ["40 of 41 flagged images get the answer 1 (dog)"],
-        "exit_code": 1,
-        "findings": [
-            {"rule": "KDA201", "severity": "critical", "message": "40 of 41 flagged images get the answer 1 (dog)"},
-            {"rule": "KDA103", "severity": "low", "message": "2 weights that nothing reads"},
-        ],
-        "coverage": {"scanned": 12_345, "unreadable": 678, "skipped": 90, "share": 0.9414},
-        "model": {
-            "path": "vendor.onnx", "digest": "aa", "canonical_digest": "bb", "producer": "torch 2", "nodes": 12,
-            "parameters": 3456, "opsets": {"ai.onnx": 17}, "signature": {"input_name": "image", "batch": None},
-        },
-        "suspect": image_set("delivery"),
-        "clean": image_set("delivery/clean"),
-        "preprocessing": {
-            "recipe": "32x32x3-stretch-RGB-NCHW-unit", "how": "labels", "sure": True, "margin": 0.25, "error": 0.01,
-            "runner_up": "32x32x3-stretch-BGR-NCHW-unit", "accuracy": 0.93, "class_order": [0, 1],
-            "class_basis": "identity", "note": "",
-        },
-        "control": {
-            "made_by": "distil", "fidelity": rate(95, 100), "parity": 1e-6, "architecture": "residual", "steps": 1200,
-            "seconds": 61.5, "losses": [1.5, 0.25], "distillation_images": 600, "calibration_images": 300,
-            "clean_shared": 7, "clean_repeated": 1, "clean_unreadable": 2, "clean_unused": 0,
-        },
-        "judgement": {
-            "rule": "divergence", "fdr": 0.05, "recipe": "js-blend-0.5-x2-seed0", "flagged": rate(41, 12_345),
-            "extrapolated": 3, "doubtful": 6, "visible_rate": 0.133, "disagreement": 0.2, "disagreement_clean": 0.1,
-            "excess": 0.001,
-            "by_answer": [{"answer": 1, "name": "dog", "flagged": rate(40, 6000), "share_of_flags": 40 / 41}],
-            "by_label": [{"label": 0, "name": "cat", "flagged": rate(41, 5000)}],
-            "statement": "of the flagged images at most 5% are expected to be innocent",
-        },
-        "kept": 12_304,
-        "quarantined": 809,
-        "repair": repair(),
-        "machine": {
-            "device": "cpu", "teacher_provider": "cpu", "student_provider": "cpu", "decoder": "simplejpeg",
-            "workers": 2, "versions": {"python": "3.11"},
-        },
-        "timings": {
-            "survey": 0.5, "compare teacher and control": 12.345, "distil the control": 61.5, "judge": 0.1, "x": 0.01,
-        },
-        "recipe": {
-            "kdaudit": "0.1", "data": "delivery", "clean": "delivery/clean", "control": None, "settings": {"seed": 0},
-        },
-    }  # fmt: skip
-    return sections | changes
 
 
 def text_of(made: Document) -> str:
@@ -160,13 +86,13 @@ def test_scanned_unreadable_and_skipped_are_counted_whatever_the_verdict(verdict
 
 
 def test_what_a_reader_needs_is_there():
-    text = text_of(document())
+    text = re.sub(r"\s+", " ", text_of(document()))
     for words in (
         "1,000 images/s", "decoder simplejpeg", "32x32x3-stretch-RGB-NCHW-unit",
         "next best 32x32x3-stretch-BGR-NCHW-unit", "95.0 %", "distilled on 600", "calibrated on 300",
         "7 clean images were left out", "answer 1 (dog): 40 flagged of 6,000",
         "12,304 images in kept.csv", "809 in quarantine.csv", "at most 5% are expected to be innocent",
-        "run/repaired.onnx", "900 kept images", "KDA103", "distil the control 62 s", "run: report.json",
+        "run/repaired.onnx", "900 kept images", "KDA103", "distil the control 62 s", "run: report.html",
     ):  # fmt: skip
         assert words in text, words
 
@@ -178,9 +104,9 @@ def test_a_finding_is_told_once():
 
 
 def test_the_slowest_stages_are_named():
-    last = text_of(document()).splitlines()[-2]
-    assert "distil the control" in last
-    assert "x 0 s" not in last
+    (line,) = [line for line in text_of(document()).splitlines() if line.startswith("time ")]
+    assert "distil the control" in line
+    assert "x 0 s" not in line
 
 
 def test_an_unsure_preprocessing_is_said_to_be_unsure():

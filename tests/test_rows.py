@@ -40,6 +40,7 @@ def comparison(first: int, n: int, unread: tuple[int, ...] = ()) -> Comparison:
         gap=real(number / 8),
         js=real(number / 1e7),
         divergence=real(number / 16),
+        behaviour=np.stack([real(number), real(-number)], 1).astype(np.float32),
     )
 
 
@@ -54,6 +55,19 @@ def filled(directory: Path, *parts: Comparison, recipe: str = "one") -> RowStore
         store.append(part)
     store.close()
     return store
+
+
+def test_the_rows_of_behaviour_and_the_keys_come_back_in_order(tmp_path):
+    store = filled(tmp_path, comparison(0, 12), comparison(12, 5, unread=(13,)))
+    found = store.behaviour()
+    assert found.shape == (17, 2)
+    assert np.isnan(found[13]).all()
+    keep = np.arange(17) != 13
+    assert np.array_equal(found[keep, 0], np.arange(17)[keep])
+    assert np.array_equal(found[keep, 1], -np.arange(17)[keep])
+    assert np.array_equal(
+        store.keys(), np.arange(17, dtype=np.uint64) * 0
+    )  # these ids differ in their last digits only
 
 
 def numbers(store: RowStore) -> list[int]:

@@ -53,11 +53,11 @@ def test_a_dotenv_file_is_not_read(tmp_path):
 
 
 def test_lists_come_from_every_place(tmp_path, monkeypatch):
-    (tmp_path / "kdaudit.toml").write_text("strengths = [0.9, 0.4]\n")
-    assert load_settings().strengths == (0.9, 0.4)
-    monkeypatch.setenv("KDAUDIT_STRENGTHS", "[0.7]")
-    assert load_settings().strengths == (0.7,)
-    assert load_settings(strengths=(1.0,)).strengths == (1.0,)
+    (tmp_path / "kdaudit.toml").write_text('interventions = ["blend-0.9", "cut-.4"]\n')
+    assert load_settings().interventions == ("blend-0.9", "cut-.4")
+    monkeypatch.setenv("KDAUDIT_INTERVENTIONS", '["cut-0.7"]')
+    assert load_settings().interventions == ("cut-0.7",)
+    assert load_settings(interventions=("cut-0.1",)).interventions == ("cut-0.1",)
 
 
 def test_foreign_variables_and_tables_are_let_be(tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_an_unknown_name_in_a_file_is_refused_by_its_name(tmp_path, file, text):
         {"seed": -1}, {"seed": 2**31}, {"fdr": 0}, {"fdr": 1}, {"fdr": float("nan")}, {"batch_size": 0}, {"workers": 0},
         {"max_clean": 49}, {"budget": 0}, {"budget": -3}, {"budget": float("inf")}, {"repair_epochs": float("inf")},
         {"steps": 0}, {"temperature": 0}, {"temperature": float("nan")}, {"min_fidelity": 1.1}, {"min_coverage": -0.1},
-        {"sensitivity": 0}, {"partners": 0}, {"strengths": ()}, {"strengths": (0.0,)}, {"strengths": (1.2,)},
+        {"sensitivity": 0}, {"interventions": ()},
         {"rule": "guess"}, {"device": "tpu"}, {"fail_on": "none"}, {"decoder": "opencv"}, {"provider": "rocm"},
     ],
 )  # fmt: skip
@@ -109,18 +109,23 @@ def test_a_bad_variable_is_named(monkeypatch):
 
 
 def test_a_bad_entry_of_a_list_is_named_with_the_lists_variable(tmp_path):
-    (tmp_path / "kdaudit.toml").write_text('strengths = [0.8, "half"]\n')
+    (tmp_path / "kdaudit.toml").write_text('interventions = ["cut-0.8", "half"]\n')
     message = refusal()
-    assert "'strengths.1'" in message
-    assert "from KDAUDIT_STRENGTHS, kdaudit.toml" in message
+    assert "'interventions.1'" in message
+    assert "from KDAUDIT_INTERVENTIONS, kdaudit.toml" in message
+
+
+@pytest.mark.parametrize("step", ["blend-0", "cut-1", "blend-1.2", "cut-0.0", "warp-0.5", "blend", "cut-half", ""])
+def test_an_intervention_that_is_none_is_refused(step):
+    assert "setting 'interventions.0'" in refusal(interventions=(step,))
 
 
 def test_a_list_in_a_variable_that_is_no_list_is_said_to_be_a_variable(monkeypatch):
-    monkeypatch.setenv("KDAUDIT_STRENGTHS", "0.8,0.5")
+    monkeypatch.setenv("KDAUDIT_INTERVENTIONS", "cut-0.8")
     message = refusal()
     assert "KDAUDIT_ variable" in message
-    assert "strengths" in message
-    assert "[0.8, 0.5]" in message
+    assert "interventions" in message
+    assert '["blend-0.65", "cut-0.5"]' in message
     assert "configuration file" not in message
 
 

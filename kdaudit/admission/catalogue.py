@@ -68,11 +68,14 @@ class Finding:
         rule: stable rule id; never reused for another reason.
         severity: how much it says about a backdoor; honest models stay at "low".
         message: one sentence.
+        subject: what it is about, such as "answer 7"; empty where the rule has one subject only. Counts do not
+            belong here: it names the same finding in another run.
     """
 
     rule: str
     severity: Severity
     message: str
+    subject: str = ""
 
 
 def found(rule: str, message: str) -> Finding:

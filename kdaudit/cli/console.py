@@ -22,6 +22,10 @@ REPORT_EVERY = 30.0
 """Seconds between lines of a stage that lasts, where there is no terminal to draw a bar on."""
 
 
+WIDE = 100
+"""Columns from which there is room for the bar itself; counts, rate and time left come first."""
+
+
 class Lines:
     """One line when a stage ends, and one every half minute while it lasts: for logs and CI."""
 
@@ -67,21 +71,24 @@ class Bars:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             SpinnerColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
 
-        columns = (
+        wide = self._console.width >= WIDE
+        columns: list[ProgressColumn] = [
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description:<28}" if wide else "{task.description}"),
             MofNCompleteColumn(),
             TextColumn("{task.fields[pace]}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
-        )
+        ]
+        if wide:
+            columns.insert(2, BarColumn(bar_width=24))
+            columns.insert(-1, TimeElapsedColumn())
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(title, total=total, pace="")
             began = time.monotonic()

@@ -10,13 +10,18 @@ from typing import NoReturn
 import click
 
 from kdaudit.cli.commands.compare import compare
+from kdaudit.cli.commands.completion import completion
 from kdaudit.cli.commands.demo import demo
+from kdaudit.cli.commands.diff import diff
 from kdaudit.cli.commands.distill import distill
 from kdaudit.cli.commands.doctor import doctor
+from kdaudit.cli.commands.explain import explain
+from kdaudit.cli.commands.gate import gate
 from kdaudit.cli.commands.inspect import inspect
 from kdaudit.cli.commands.repair import repair
 from kdaudit.cli.commands.report import report
 from kdaudit.cli.commands.scan import scan
+from kdaudit.cli.commands.schema import schema
 from kdaudit.errors import Exit, KdauditError
 from kdaudit.version import __version__
 
@@ -36,7 +41,21 @@ def cli() -> None:
     """
 
 
-for command in (scan, inspect, distill, compare, repair, report, demo, doctor):
+for command in (
+    scan,
+    inspect,
+    distill,
+    compare,
+    repair,
+    report,
+    gate,
+    diff,
+    explain,
+    schema,
+    demo,
+    doctor,
+    completion,
+):
     cli.add_command(command)
 
 

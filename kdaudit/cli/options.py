@@ -48,10 +48,17 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, on
 format_option = click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "html", "sarif", "junit", "markdown", "github"]),
     default="text",
     show_default=True,
     help="What stdout gets.",
+)
+file_option = click.option(
+    "-o",
+    "--output",
+    type=_path(),
+    metavar="FILE",
+    help="Write to FILE instead of stdout.",
 )
 
 machine_options = stack(
@@ -86,6 +93,23 @@ control_options = stack(
     click.option("--temperature", type=float, help="Distillation temperature.  [default: 4]"),
     click.option("--max-clean", type=int, help="Clean images used at most.  [default: 20000]"),
 )
+gate_options = stack(
+    click.option(
+        "--fail-on",
+        type=click.Choice(["low", "medium", "high", "critical", "never"]),
+        help="Findings of this severity or above exit 1.  [default: high]",
+    ),
+    click.option(
+        "--max-flagged-rate",
+        type=float,
+        metavar="RATE",
+        help="Exit 1 if a larger share of the images is flagged.",
+    ),
+    click.option(
+        "--baseline", type=_path(), metavar="RUN", help="An earlier run or report.json: only what is new fails."
+    ),
+    click.option("--exit-zero", is_flag=True, default=None, help="Exit 0 whatever was found; errors still exit 2."),
+)
 judging_options = stack(
     click.option(
         "--rule",
@@ -96,11 +120,7 @@ judging_options = stack(
     click.option("--sensitivity", type=float, metavar="RATE", help="Poison rate that must be visible, or exit 3."),
     click.option("--min-fidelity", type=float, help="Agreement with the teacher that a control needs.  [default: 0.6]"),
     click.option("--min-coverage", type=float, help="Share of images that must be read.  [default: 0.99]"),
-    click.option(
-        "--fail-on",
-        type=click.Choice(["low", "medium", "high", "critical", "never"]),
-        help="Findings of this severity or above exit 1.  [default: high]",
-    ),
+    gate_options,
 )
 repair_options = stack(
     click.option("--repair/--no-repair", default=None, help="Tune the control and export it.  [default: repair]"),

@@ -1,5 +1,6 @@
 """From the values of an audit to its report document."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from kdaudit.calibration import interval
 from kdaudit.control import Control
 from kdaudit.errors import Exit
 from kdaudit.fitting import Fitted
+from kdaudit.gate import candidates_section, fingerprinted
+from kdaudit.interventions import InterventionPlan
 from kdaudit.judgement import Judged
 from kdaudit.machine import versions
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests
 from kdaudit.repair import Repaired
+from kdaudit.report.candidates import Evidence
 from kdaudit.report.document import (
     ControlSection,
     CoverageSection,
@@ -34,7 +38,7 @@ from kdaudit.report.document import (
 from kdaudit.sample import Source
 from kdaudit.settings import Settings
 from kdaudit.source import Survey
-from kdaudit.verdict import SEVERITIES, Verdict
+from kdaudit.verdict import Verdict
 from kdaudit.version import __version__
 from kdaudit.workbench import Sets, Workbench
 
@@ -47,13 +51,14 @@ def build_document(
     judged: Judged,
     manifests: Manifests,
     repaired: Repaired | None,
+    seen: Evidence,
     settings: Settings,
     *,
     model: Path,
     given_control: Path | None,
     seconds: dict[str, float],
 ) -> Document:
-    """Put the report together; arithmetic on counts only, nothing is run."""
+    """Put the report together; arithmetic on counts only, nothing is run. The gate has not seen it yet."""
     assert judged.verdict is not None
     assert sets.suspect is not None
     assert bench.fitted is not None
@@ -63,13 +68,21 @@ def build_document(
     return Document(
         verdict=verdict.state,
         why=list(verdict.why),
-        exit_code=exit_code(verdict, settings.fail_on),
-        findings=[FindingRow(rule=f.rule, severity=f.severity, message=f.message) for f in verdict.findings],
+        exit_code=Exit.INCONCLUSIVE,  # until the gate has decided
+        findings=fingerprinted(
+            [
+                FindingRow(rule=f.rule, severity=f.severity, message=f.message, subject=f.subject)
+                for f in verdict.findings
+            ],
+            bench.teacher.canonical_digest,
+        ),
         coverage=CoverageSection(
             scanned=scanned,
             unreadable=survey.count - survey.skipped - scanned,
             skipped=survey.skipped,
             share=scanned / survey.count,
+            reasons=list(seen.found.reasons),
+            examples=list(seen.found.unread),
         ),
         model=_model(bench, model),
         suspect=_set(sets.suspect, survey),
@@ -77,6 +90,9 @@ def build_document(
         preprocessing=_preprocessing(bench.fitted),
         control=_control(control, pool),
         judgement=_judgement(judged, verdict, sets, bench, settings),
+        clusters=seen.clusters,
+        candidates=candidates_section(seen.found.digests),
+        plots=seen.plots,
         kept=manifests.kept,
         quarantined=manifests.quarantined,
         repair=repair_section(repaired) if repaired else None,
@@ -92,6 +108,7 @@ def build_document(
         timings={stage: round(s, 3) for stage, s in seconds.items()},
         recipe=RecipeSection(
             kdaudit=__version__,
+            command=_command(model, given_control, sets, settings),
             data=str(sets.suspect.root),
             clean=str(sets.clean.root),
             control=str(given_control) if given_control else None,
@@ -100,14 +117,14 @@ def build_document(
     )
 
 
-def exit_code(verdict: Verdict, fail_on: str) -> int:
-    """The gate: 3 for an open question, 1 for a finding at or over `fail_on`, else 0."""
-    if verdict.state == "INCONCLUSIVE":
-        return Exit.INCONCLUSIVE
-    if fail_on == "never":
-        return Exit.PASSED
-    bar = SEVERITIES.index(fail_on)
-    return Exit.FAILED if any(SEVERITIES.index(f.severity) >= bar for f in verdict.findings) else Exit.PASSED
+def answer_names(bench: Workbench, sets: Sets) -> dict[int, str]:
+    """Class names by the model's output index: its own, or the data set's at the outputs where they were found."""
+    names = bench.signature.class_names
+    order = bench.fitted.class_order if bench.fitted else None
+    if names is None and order is not None and sets.suspect is not None and sets.suspect.classes:
+        classes = sets.suspect.classes
+        return {output: classes[label] for label, output in enumerate(order) if label < len(classes)}
+    return dict(enumerate(names or ()))
 
 
 def rate_of(hits: int, n: int) -> Rate:
@@ -195,17 +212,7 @@ def _control(control: Control, pool: Pool) -> ControlSection:
 
 def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Workbench, settings: Settings) -> JudgementSection:
     evidence = verdict.evidence
-    names = bench.signature.class_names
-    order = bench.fitted.class_order if bench.fitted else None
-    if names is None and order is not None and sets.suspect is not None and sets.suspect.classes:
-        # The model carries no names of its own: the data set's serve, at the outputs where they were found.
-        by_output = {
-            output: sets.suspect.classes[label]
-            for label, output in enumerate(order)
-            if label < len(sets.suspect.classes)
-        }
-    else:
-        by_output = dict(enumerate(names or ()))
+    by_output = answer_names(bench, sets)
     return JudgementSection(
         rule=settings.rule,
         fdr=settings.fdr,
@@ -241,13 +248,24 @@ def _by_label(labels: NDArray[np.int64], judged: Judged, classes: tuple[str, ...
     return rows
 
 
+def _command(model: Path, control: Path | None, sets: Sets, settings: Settings) -> str:
+    """The line that does it again; settings that shape the result are written out where they are not the defaults."""
+    assert sets.suspect is not None
+    words = ["kdaudit", "compare", str(model), str(control)] if control else ["kdaudit", "scan", str(model)]
+    words += [str(sets.suspect.root), "--clean", str(sets.clean.root), "--seed", str(settings.seed)]
+    for name in ("rule", "fdr", "sensitivity", "steps", "budget", "temperature", "max_clean", "preprocess", "decoder"):
+        value = getattr(settings, name)
+        if value != type(settings).model_fields[name].default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
 def _recipe(settings: Settings) -> str:
     if settings.rule == "argmax":
         return "argmax"
     if settings.rule == "score":
         return "log-probability-gap"
-    strengths = "+".join(f"{a:g}" for a in settings.strengths)
-    return f"js-blend-{strengths}-x{settings.partners}-seed{settings.seed}"
+    return InterventionPlan(settings.interventions, settings.seed).recipe
 
 
 def _statement(verdict: Verdict, settings: Settings) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdaudit.errors import RunDirectoryError
 from kdaudit.rundir import read_report
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 class Section(BaseModel):
@@ -30,12 +30,27 @@ class Rate(Section):
     high: float
 
 
+class Suppression(Section):
+    """Why a finding does not count at the gate; it is shown all the same."""
+
+    by: Literal["baseline", "ignore"]
+    reason: str
+    expires: str | None = None
+
+
 class FindingRow(Section):
-    """A static or behavioural finding."""
+    """A static or behavioural finding.
+
+    `subject` is what it is about, such as "answer 7"; `fingerprint` (64 hexadecimal digits, from rule, model and
+    subject) names the same finding in another report.
+    """
 
     rule: str
     severity: Literal["low", "medium", "high", "critical"]
     message: str
+    subject: str = ""
+    fingerprint: str = ""
+    suppressed: Suppression | None = None
 
 
 class ModelSection(Section):
@@ -64,13 +79,35 @@ class SetSection(Section):
     classes: list[str] | None
 
 
+class UnreadRow(Section):
+    """An image that was not scanned, and why."""
+
+    path: str
+    status: Literal["unreadable", "skipped"]
+    reason: str
+
+
+class ReasonRow(Section):
+    """How many images were not scanned for one reason."""
+
+    status: Literal["unreadable", "skipped"]
+    reason: str
+    images: int
+
+
 class CoverageSection(Section):
-    """What of the suspect set was looked at; "clean" is never said of the rest."""
+    """What of the suspect set was looked at; "clean" is never said of the rest.
+
+    `reasons` counts the images that were not scanned, most frequent reason first (50 at most); `examples` names the
+    first 100 of them.
+    """
 
     scanned: int
     unreadable: int
     skipped: int
     share: float
+    reasons: list[ReasonRow] = []
+    examples: list[UnreadRow] = []
 
 
 class PreprocessSection(Section):
@@ -141,6 +178,76 @@ class JudgementSection(Section):
     statement: str
 
 
+class AnswerCount(Section):
+    """How many images get one answer."""
+
+    answer: int
+    name: str | None
+    images: int
+
+
+Pattern = Literal["patch", "blend", "sinusoid", "added pattern", "unknown", "none"]
+
+
+class ClusterSection(Section):
+    """Candidates that belong together: the model gives them one answer, and they share what drives it.
+
+    `sees` says what the control answers instead, most frequent first. `teacher_flips` and `control_flips` are the rates
+    at which the shared pattern, put on clean images, turns model and control to `target`; None where that was not
+    tried. `examples` are paths of up to 20 members, highest score first. `fingerprint` covers all members' contents.
+    """
+
+    id: str
+    kind: Literal["poison", "doubtful"]
+    target: int
+    target_name: str | None
+    size: int
+    sees: list[AnswerCount]
+    pattern: Pattern = "unknown"
+    teacher_flips: Rate | None = None
+    control_flips: Rate | None = None
+    statement: str = ""
+    examples: list[str] = []
+    fingerprint: str = ""
+
+
+class TriggerSection(Section):
+    """What was found out about the trigger by putting it on clean images."""
+
+    cluster: str
+    target: int
+    pattern: Pattern
+    teacher_flips: Rate
+    control_flips: Rate
+    statement: str
+
+
+class ValidityRow(Section):
+    """Whether an assumption behind the error rate holds on these images, such as exchangeability."""
+
+    name: str
+    state: Literal["holds", "violated", "not tested"]
+    p_value: float | None = None
+    statement: str
+
+
+class PlotsSection(Section):
+    """What the plots show.
+
+    `score_edges` are n + 1 bin edges of the rule's score; the three counts have n entries each: calibration images,
+    suspect images that were not flagged, flagged ones. `threshold` is the smallest score of a flagged image. `p_values`
+    are 20 equal bins from 0 to 1: suspect images by p-value.
+    """
+
+    score_name: str
+    score_edges: list[float]
+    calibration: list[int]
+    unflagged: list[int]
+    flagged: list[int]
+    threshold: float | None
+    p_values: list[int]
+
+
 class RepairSection(Section):
     """The repaired model, before and after."""
 
@@ -168,26 +275,74 @@ class MachineSection(Section):
 
 
 class RecipeSection(Section):
-    """Everything that reproduces the run."""
+    """Everything that reproduces the run; `command` is the line to type."""
 
     kdaudit: str
+    command: str = ""
     data: str
     clean: str
     control: str | None
     settings: dict[str, Any]
 
 
+CheckState = Literal["passed", "noted", "failed", "suppressed", "inconclusive", "not run"]
+GateResult = Literal["passed", "failed", "inconclusive"]
+
+
+class CheckRow(Section):
+    """One thing that was checked; those that passed are listed as well.
+
+    `noted` is a finding below `--fail-on`, `suppressed` one that a baseline or an ignore takes out of the gate.
+    """
+
+    id: str
+    group: Literal["graph", "behaviour", "audit", "gate"]
+    title: str
+    state: CheckState
+    detail: str = ""
+
+
+class CandidatesSection(Section):
+    """The flagged images by content: what a later run compares with when this report is its baseline.
+
+    `digests` are the content digests (32 hexadecimal digits) of the flagged images, sorted, each once; empty when there
+    are more than 10,000 (samples.parquet has them all then). `digest` covers all of them.
+    """
+
+    count: int = 0
+    digest: str = ""
+    digests: list[str] = []
+
+
+class GateSection(Section):
+    """What the gate made of the findings. The verdict speaks of model and images; the gate decides the exit code.
+
+    `new_candidates` counts the flagged images that the baseline does not hold; None without a baseline.
+    """
+
+    result: GateResult = "passed"
+    reasons: list[str] = []
+    notes: list[str] = []
+    fail_on: str = "high"
+    max_flagged_rate: float | None = None
+    exit_zero: bool = False
+    baseline: str | None = None
+    new_candidates: int | None = None
+
+
 class Document(Section):
     """The whole report."""
 
     kind: Literal["kdaudit-report"] = "kdaudit-report"
-    version: int = VERSION
+    version: Literal[1] = VERSION
     status: Literal["finished"] = "finished"
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     verdict: Literal["PASSED", "FAILED", "INCONCLUSIVE"]
     why: list[str]
     exit_code: int
+    gate: GateSection = GateSection()
     findings: list[FindingRow]
+    checks: list[CheckRow] = []
     coverage: CoverageSection
     model: ModelSection
     suspect: SetSection
@@ -195,12 +350,32 @@ class Document(Section):
     preprocessing: PreprocessSection
     control: ControlSection
     judgement: JudgementSection
+    validity: list[ValidityRow] = []
+    clusters: list[ClusterSection] = []
+    trigger: list[TriggerSection] = []
+    candidates: CandidatesSection = CandidatesSection()
+    plots: PlotsSection | None = None
     kept: int
     quarantined: int
     repair: RepairSection | None
     machine: MachineSection
     timings: dict[str, float]
     recipe: RecipeSection
+
+
+def parse_document(content: Any) -> Document:
+    """A report from what its JSON holds.
+
+    Raises:
+        RunDirectoryError: it is unfinished, or not a report of this version.
+    """
+    if isinstance(content, dict) and content.get("status") == "unfinished":
+        raise RunDirectoryError("the report of an unfinished run")
+    try:
+        return Document.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RunDirectoryError(f"damaged or of another version of kdaudit (at {where!r})") from error
 
 
 def read_document(run: Path) -> Document:
@@ -211,9 +386,6 @@ def read_document(run: Path) -> Document:
     """
     report = read_report(run)
     try:
-        return Document.model_validate(report)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise RunDirectoryError(
-            f"{run / 'report.json'} is damaged or of another version of kdaudit (at {where!r}): begin a new run"
-        ) from error
+        return parse_document(report)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{run / 'report.json'} is {error}: begin a new run") from error

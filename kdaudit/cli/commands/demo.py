@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from kdaudit.cli import options
-from kdaudit.cli.outcome import show
+from kdaudit.cli.outcome import put
 
 
 @click.command(short_help="Build a small poisoned delivery and audit it.")
@@ -42,6 +42,6 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     click.echo(f"$ kdaudit scan {delivery.model} {delivery.data} -o {run} --seed {seed}\n")
     document = audit(Request(delivery.model, delivery.data, None, run), load_settings(seed=seed), listener)
     click.echo(check_against_truth(delivery, run))
-    show(document, run, "text")
+    put(document, run, "text")
     click.echo(f"\n{READING}")
     raise click.exceptions.Exit(int(document.exit_code))

@@ -1,0 +1,1 @@
+"""The attack suite: backdoored deliveries with known truth, kdaudit and its peers on the same teachers."""

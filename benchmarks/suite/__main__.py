@@ -1,0 +1,60 @@
+"""The attack suite from one command; every stage resumes, so it can run for hours in pieces.
+
+python benchmarks/suite --profile cpu                       # all attacks, CIFAR-10 and GTSRB, 5 % clean images
+python benchmarks/suite --data cifar10 --attacks badnets sig --rate 0.01 --clean 0.01
+python benchmarks/suite --table                             # only what is finished
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import torch
+
+from benchmarks import lab
+from benchmarks.suite import measure, table, worlds
+from benchmarks.suite.recipes import RECIPES
+
+PROFILES = {"cpu": (("cifar10", "gtsrb"), 0.05, 0.05)}
+
+
+def main() -> int:
+    """Measure what was asked for and print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks/suite", description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", choices=PROFILES, default="cpu", help="data sets, poison rate and clean pool")
+    parser.add_argument("--data", nargs="+", choices=("cifar10", "gtsrb"), help="instead of the profile's")
+    parser.add_argument("--attacks", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
+    parser.add_argument("--rate", type=float, help="poison rate where the recipe has none of its own")
+    parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--table", action="store_true", help="run nothing: print what is finished")
+    parser.add_argument("--save", action="store_true", help="also write benchmarks/results/suite_*.md")
+    options = parser.parse_args()
+    data, rate, clean = PROFILES[options.profile]
+    data, rate, clean = options.data or data, options.rate or rate, options.clean or clean
+    torch.set_num_threads(1)  # the scan has processes of its own; two crowds of threads crawl
+    rows = []
+    for seed in options.seeds:
+        for name in data:
+            for attack in options.attacks:
+                case = worlds.case(name, attack, rate, seed)
+                finished = case.folder / f"row-{clean:g}.json"
+                if options.table:
+                    rows += [json.loads(finished.read_text())] if finished.exists() else []
+                    continue
+                print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
+                rows.append(measure.measure(case, clean, with_peers=not options.no_peers))
+    text = table.render(rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %")
+    print(text)
+    if options.save:
+        path = lab.RESULTS / f"suite_poison{100 * rate:g}_clean{100 * clean:g}.md"
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The table: one row a case, one column a method, an interval beside every rate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import lab
+from benchmarks.suite import victims
+
+Row = dict[str, Any]
+METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signatures", "STRIP")
+
+
+def render(rows: Sequence[Row], title: str) -> str:
+    """Markdown: the cases, the methods side by side, the means, the conditions."""
+    lines = [f"# {title}", "", *_cases(rows), "", *_methods(rows), "", *_repair(rows), "", *_means(rows), ""]
+    lines += [
+        f"Conditions: {lab.today()}; {lab.machine()}.",
+        f"Victims: {victims.CONDITIONS}.",
+        "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart. Rows "
+        "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "
+        "STRIP is asked about a sample (up to 3,000 images). Seeds are the row's; n = 1 run per row.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cases(rows: Sequence[Row]) -> list[str]:
+    head = (
+        "| case | poison | teacher accuracy / ASR | control accuracy / ASR, fidelity | verdict | flagged: TPR | FPR | "
+    )
+    head += "innocent share | covers | AUROC | CPU s |"
+    out = ["## kdaudit, default scan", "", head, "|---" * 11 + "|"]
+    for r in rows:
+        m = r["methods"]["kdaudit"]
+        control = r["control"]
+        asr = "-" if control["success"] is None else f"{100 * control['success'] / control['struck']:.1f}"
+        teacher = "-" if r["asr"] is None else f"{100 * r['asr']:.1f}"
+        out.append(
+            f"| {_name(r)} | {r['poison']:,} of {r['images']:,} | {100 * r['accuracy']:.1f} / {teacher} "
+            f"| {100 * control['right'] / control['of']:.1f} / {asr}, {_share(r['fidelity'])} | {r['verdict']} "
+            f"| {lab.rate(m['hits'], m['poison'])} | {lab.rate(m['wrong'], m['innocent'])} "
+            f"| {lab.rate(m['wrong'], m['wrong'] + m['hits'])} | {m['cover']} of {r['cover']} "
+            f"| {m.get('auroc', float('nan')):.4f} | {r['cpu']:.0f} |"
+        )
+    return out
+
+
+def _methods(rows: Sequence[Row]) -> list[str]:
+    out = ["## Beside its peers, TPR / FPR in %", "", "| case | " + " | ".join(METHODS) + " |", "|---" * 6 + "|"]
+    for r in rows:
+        cells = []
+        best = _youden(r["methods"]["kdaudit"])
+        for name in METHODS:
+            m = r["methods"].get(name)
+            if m is None:
+                cells.append("-")
+                continue
+            mark = " (ahead)" if name != "kdaudit" and m["poison"] and _youden(m) > best else ""
+            hit = f"{100 * m['hits'] / m['poison']:.1f}" if m["poison"] else "-"
+            cells.append(f"{hit} / {100 * m['wrong'] / m['innocent']:.2f}{mark}")
+        out.append(f"| {_name(r)} | " + " | ".join(cells) + " |")
+    return out
+
+
+def _repair(rows: Sequence[Row]) -> list[str]:
+    out = ["## Repair", "", "| case | baseline accuracy | repaired accuracy | repaired ASR |", "|---" * 4 + "|"]
+    for r in rows:
+        fixed = r["repaired"]
+        if fixed is None:
+            out.append(f"| {_name(r)} | {100 * r['baseline']:.1f} | not made | - |")
+            continue
+        asr = "-" if fixed["success"] is None else lab.rate(fixed["success"], fixed["struck"])
+        out.append(f"| {_name(r)} | {100 * r['baseline']:.1f} | {lab.rate(fixed['right'], fixed['of'])} | {asr} |")
+    return out
+
+
+def _means(rows: Sequence[Row]) -> list[str]:
+    attacks = [r for r in rows if r["poison"]]
+    if not attacks:
+        return []
+    out = ["## Means over the attacks", "", "| method | TPR | FPR | cases |", "|---" * 4 + "|"]
+    for name in METHODS:
+        found = [r["methods"][name] for r in attacks if name in r["methods"]]
+        if found:
+            tpr = np.mean([m["hits"] / m["poison"] for m in found])
+            fpr = np.mean([m["wrong"] / m["innocent"] for m in found])
+            out.append(f"| {name} | {100 * tpr:.2f} | {100 * fpr:.3f} | {len(found)} |")
+    kept = [r["methods"]["kdaudit"] for r in rows]
+    broken = sum(m["wrong"] > 0.05 * (m["wrong"] + m["hits"]) for m in kept)
+    out += ["", f"Innocent share of the flags over the nominal 5 % in {broken} of {len(kept)} cases."]
+    return out
+
+
+def _youden(m: Row) -> float:
+    return float(m["hits"] / max(1, m["poison"]) - m["wrong"] / max(1, m["innocent"]))
+
+
+def _name(r: Row) -> str:
+    return f"{r['data']} {r['attack']}{'*' if r['holdout'] else ''} ({100 * r['rate']:g} %, seed {r['seed']})"
+
+
+def _share(fidelity: Row) -> str:
+    return f"{100 * fidelity['hits'] / fidelity['of']:.1f}"

@@ -1,0 +1,112 @@
+"""What some images have in common that others have not: Fisher's linear discriminant (1936) on whitened pixels.
+
+Arrays in, arrays out. A trigger is the same in every image that carries it; what the images show is not. Whitened by
+the covariance of calm images, a trigger that the eye misses stands twenty standard deviations out
+(docs/design/detection.md). The direction is cross-fitted: an image is never scored by one that it helped to find.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 32
+"""Images are brought to at most this many pixels a side: a covariance of more pixels than images says nothing."""
+
+FOLDS = 5
+
+NOISE = 5.0
+"""Grey levels of noise that every pixel is granted: constant ones (borders, black ground) must not divide by zero."""
+
+BEHAVIOUR_NOISE = 0.22
+"""The same for columns of behaviour, in their standard deviations."""
+
+Pixels = NDArray[np.uint8]
+Matrix = NDArray[np.float32]
+
+
+def appearance(pixels: Pixels) -> Matrix:
+    """Images uint8 [n, H, W, C] as rows float32 [n, d]: mean over boxes, at most `SIDE` of them a side."""
+    n, height, width, channels = pixels.shape
+    values = pixels.astype(np.float32)
+    for axis, length in ((1, height), (2, width)):
+        if length > SIDE:
+            edges = np.linspace(0, length, SIDE + 1).astype(np.int64)
+            counts = np.diff(edges).astype(np.float32)
+            shape = [1] * 4
+            shape[axis] = SIDE
+            values = (np.add.reduceat(values, edges[:-1], axis=axis) / counts.reshape(shape)).astype(np.float32)
+    return values.reshape(n, min(height, SIDE) * min(width, SIDE) * channels)
+
+
+def fold_of(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The fold of each image [n], from its digest: the same in every format and order."""
+    return (keys >> np.uint64(17)).astype(np.int64) % FOLDS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Discriminant:
+    """One direction per fold, found without the images of that fold.
+
+    Attributes:
+        center: mean of the calm images, float32 [d].
+        directions: float32 [FOLDS, d]; calm images have variance about one along each.
+    """
+
+    center: Matrix
+    directions: Matrix
+
+    def score(self, rows: Matrix, folds: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How far each image lies towards the seeds, [n], in standard deviations of calm images."""
+        everywhere = (rows - self.center) @ self.directions.T
+        return everywhere[np.arange(len(rows)), folds].astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whitening:
+    """Mean and covariance of calm images, ready to be divided by.
+
+    Attributes:
+        center: float32 [d].
+        lower: lower Cholesky factor of the covariance, float32 [d, d].
+    """
+
+    center: Matrix
+    lower: Matrix
+
+    @classmethod
+    def of(cls, calm: Matrix, noise: float = NOISE) -> "Whitening":
+        """From rows float32 [n, d]; few rows lean on an equal share for every direction."""
+        n, d = calm.shape
+        center = calm.mean(0)
+        rows = calm - center
+        covariance = rows.T @ rows / max(1, n)
+        # With fewer images than pixels most directions have no variance at all; how much to lend follows from d / n.
+        lent = min(1.0, d / max(1, n)) * 0.1 * float(np.trace(covariance)) / d
+        covariance[np.diag_indices(d)] += noise**2 + lent
+        return cls(center, np.linalg.cholesky(covariance).astype(np.float32))
+
+    def towards(self, seeds: Matrix, folds: NDArray[np.int64]) -> Discriminant | None:
+        """The discriminant between the seeds and the calm images.
+
+        Args:
+            seeds: rows float32 [n, d].
+            folds: their folds, int64 [n].
+
+        Returns:
+            None where some fold would be left without seeds.
+        """
+        from scipy.linalg import cho_solve
+
+        directions = []
+        for fold in range(FOLDS):
+            others = seeds[folds != fold]
+            if len(others) == 0:
+                return None
+            shift = others.mean(0) - self.center
+            direction = cho_solve((self.lower, True), shift, check_finite=False)
+            length = float(shift @ direction) ** 0.5
+            if not length > 0:
+                return None
+            directions.append(direction / length)
+        return Discriminant(self.center, np.stack(directions).astype(np.float32))

@@ -1,0 +1,45 @@
+"""Collecting what the report shows of the images: the last stage of an audit that reads them."""
+
+import numpy as np
+
+from kdaudit.clock import Clock
+from kdaudit.comparison import Comparison
+from kdaudit.flagging import score_of
+from kdaudit.judgement import Judged
+from kdaudit.report.build import answer_names
+from kdaudit.report.candidates import Evidence, cluster_sections, plots_of, read_candidates
+from kdaudit.report.gallery import draw_gallery
+from kdaudit.rundir import RunDirectory
+from kdaudit.settings import Settings
+from kdaudit.workbench import Sets, Workbench
+
+
+def collect(
+    judged: Judged,
+    calibration: Comparison,
+    sets: Sets,
+    bench: Workbench,
+    settings: Settings,
+    run: RunDirectory,
+    clock: Clock,
+) -> Evidence:
+    """Group the candidates, draw them into gallery.json, and count for the plots."""
+    assert sets.suspect is not None
+    run.mark("draw the gallery")
+    names = answer_names(bench, sets)
+    found = read_candidates(run.file("samples.parquet"))
+    clusters = cluster_sections(found, names, judged.likeness.found if judged.likeness else ())
+    with clock.stage("draw the gallery") as advance:
+        geometry = bench.preprocess.geometry
+        gallery = draw_gallery(found, clusters, sets.suspect, bench.decoder, geometry, names, advance)
+        gallery.write(run.path)
+    read = judged.columns.read
+    score_name = {"divergence": "divergence, nats", "score": "log-probability gap, nats", "argmax": "divergence, nats"}
+    plots = plots_of(
+        score_name[settings.rule],
+        judged.columns.score[read],
+        judged.flags.flag[read],
+        judged.flags.p_values[read],
+        np.asarray(score_of(calibration, settings.rule), np.float64),
+    )
+    return Evidence(found, clusters, plots)

@@ -1,0 +1,114 @@
+"""Markdown for a job summary, and GitHub's annotations."""
+
+from kdaudit.report.advice import next_steps
+from kdaudit.report.document import Document, Rate
+from kdaudit.report.escape import markdown_code, markdown_text, relative_uri, workflow_property, workflow_text
+from kdaudit.report.rules import rules
+
+MAX_ROWS = 10
+MAX_ANNOTATIONS = 10
+"""GitHub shows ten of each kind for a step."""
+
+MARKS = {"PASSED": "✅", "FAILED": "❌", "INCONCLUSIVE": "⚠️"}
+
+
+def render_markdown(document: Document) -> str:
+    """The report as a page of Markdown."""
+    c, k, j = document.coverage, document.control, document.judgement
+    lines = [
+        f"## {MARKS[document.verdict]} kdaudit: {document.verdict}",
+        "",
+        f"Model {markdown_code(document.model.path)}, images {markdown_code(document.suspect.location)}; "
+        f"gate {document.gate.result}, exit code {document.exit_code}.",
+        "",
+        *(f"- {markdown_text(why)}" for why in document.why),
+        *(f"- note: {markdown_text(note)}" for note in document.gate.notes),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| scanned | {c.scanned:,} images ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped |",
+        f"| flagged | {_rate(j.flagged)} |",
+        f"| control | fidelity {_rate(k.fidelity)}, calibrated on {k.calibration_images:,} clean images |",
+        f"| shows by counting | poison rates from {j.visible_rate:.2%} on |",
+        f"| kept / quarantined | {document.kept:,} / {document.quarantined:,} images |",
+    ]
+    if document.repair and document.repair.accuracy:
+        lines.append(f"| repaired model | accuracy {_rate(document.repair.accuracy)} on held-out kept images |")
+    lines += _findings(document) + _clusters(document) + _answers(document)
+    lines += ["", "### What to do next", "", *(f"- {markdown_text(step)}" for step in next_steps(document)), ""]
+    passed = sum(check.state == "passed" for check in document.checks)
+    lines += [f"{passed} of {len(document.checks)} checks passed. Made by kdaudit {document.recipe.kdaudit}.", ""]
+    return "\n".join(lines)
+
+
+def render_github(document: Document) -> str:
+    """The report as workflow commands: GitHub shows them beside the job."""
+    place = workflow_property(relative_uri(document.model.path))
+    lines = []
+    for finding in document.findings:
+        if finding.suppressed is None and finding.severity != "low":
+            level = "warning" if finding.severity == "medium" else "error"
+            title = workflow_property(
+                f"{finding.rule} {rules()[finding.rule].title}" if finding.rule in rules() else ""
+            )
+            lines.append(f"::{level} file={place},title={title}::{workflow_text(finding.message)}")
+    if document.gate.result == "inconclusive":
+        lines += [f"::error title=kdaudit is inconclusive::{workflow_text(why)}" for why in document.gate.reasons]
+    c = document.coverage
+    summary = f"{c.scanned:,} images scanned, {c.unreadable:,} unreadable, {c.skipped:,} skipped"
+    summary += f", {document.judgement.flagged.hits:,} flagged; gate {document.gate.result}"
+    kept = lines[: MAX_ANNOTATIONS - 1]
+    return "\n".join([*kept, f"::notice title=kdaudit {document.verdict}::{summary}"]) + "\n"
+
+
+def _rate(rate: Rate) -> str:
+    if not rate.of:
+        return "-"
+    share, low, high = (100 * x for x in (rate.hits / rate.of, rate.low, rate.high))
+    return f"{share:.2f} % ({low:.2f} to {high:.2f}; {rate.hits:,} of {rate.of:,})"
+
+
+def _findings(document: Document) -> list[str]:
+    if not document.findings:
+        return ["", "No findings."]
+    lines = ["", "### Findings", "", "| rule | severity | finding | |", "|---|---|---|---|"]
+    for finding in document.findings[:MAX_ROWS]:
+        held = finding.suppressed
+        note = (
+            ""
+            if held is None
+            else markdown_text(f"suppressed: {held.reason}" + (f", until {held.expires}" if held.expires else ""))
+        )
+        lines.append(f"| {finding.rule} | {finding.severity} | {markdown_text(finding.message)} | {note} |")
+    return lines + _more(len(document.findings))
+
+
+def _clusters(document: Document) -> list[str]:
+    if not document.clusters:
+        return []
+    lines = [
+        "",
+        "### Groups of candidates",
+        "",
+        "| group | images | what they are | first of them |",
+        "|---|---|---|---|",
+    ]
+    for cluster in document.clusters[:MAX_ROWS]:
+        first = markdown_code(cluster.examples[0]) if cluster.examples else ""
+        lines.append(f"| {cluster.id} | {cluster.size:,} | {markdown_text(cluster.statement)} | {first} |")
+    return lines + _more(len(document.clusters))
+
+
+def _answers(document: Document) -> list[str]:
+    rows = document.judgement.by_answer
+    if not rows:
+        return []
+    lines = ["", "### Flags by the model's answer", "", "| answer | flagged, 95 % interval |", "|---|---|"]
+    for row in rows[:MAX_ROWS]:
+        name = f" {markdown_code(row.name)}" if row.name and row.name != str(row.answer) else ""
+        lines.append(f"| {row.answer}{name} | {_rate(row.flagged)} |")
+    return lines + _more(len(rows))
+
+
+def _more(count: int) -> list[str]:
+    return ["", f"{count - MAX_ROWS:,} more are in report.html."] if count > MAX_ROWS else []

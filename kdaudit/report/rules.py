@@ -1,0 +1,186 @@
+"""Every rule id with what it means and what to do: for `kdaudit explain`, SARIF, JUnit and the pages.
+
+Titles come from the rooms that make the findings; what a person should know about each is written here.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kdaudit.admission import FINDINGS, REFUSALS
+from kdaudit.admission import RULES as STATIC
+from kdaudit.verdict import BEHAVIOUR
+
+Kind = Literal["refusal", "graph", "behaviour"]
+Severity = Literal["low", "medium", "high", "critical"]
+Precision = Literal["very-high", "high", "medium", "low"]
+
+PAGE = "docs/rules.md"
+
+SECURITY_SEVERITY = {"low": "3.0", "medium": "5.5", "high": "8.0", "critical": "9.5"}
+"""GitHub's scale: over 9.0 critical, 7.0 high, 4.0 medium, 0.1 low."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule as people read about it.
+
+    Attributes:
+        id: stable rule id.
+        kind: refusal (the model is not audited), graph (static) or behaviour.
+        severity: how much a finding of it says; refusals are "high".
+        title: short title.
+        meaning: what it says and how sure that is.
+        action: what to do about it.
+        precision: how often such a finding is what it says it is.
+        tags: for SARIF; MITRE ATLAS techniques among them where one fits.
+    """
+
+    id: str
+    kind: Kind
+    severity: Severity
+    title: str
+    meaning: str
+    action: str
+    precision: Precision
+    tags: tuple[str, ...]
+
+
+_REFUSED = "The model is not audited: nothing of it was run, and nothing is said about it."
+
+_TEXTS: dict[str, tuple[str, str]] = {
+    "KDA001": ("The path does not lead to a file that can be read.", "Check the path and the permissions."),
+    "KDA002": ("The file is larger than what kdaudit reads into memory.", "Ask for the model without unused weights."),
+    "KDA003": ("The file ends before the graph does.", "Fetch it again and compare its checksum with the sender's."),
+    "KDA004": ("The first bytes are not those of an ONNX protobuf.", "Export the model to ONNX; pickles are not read."),
+    "KDA005": (
+        "The model keeps weights in another file, and the name of that file leaves the model's folder, is a link, or "
+        "leads nowhere.",
+        "Put the weights beside the model as plain files, or export one self-contained file.",
+    ),
+    "KDA006": (
+        "A weight claims a range of its data file that the file does not have, or that does not fit its shape.",
+        "Fetch model and data file again; if it stays, the pair was not made together.",
+    ),
+    "KDA007": (
+        "The graph breaks ONNX's own rules, so that two readers may read two models.",
+        "Ask for a model that the ONNX checker accepts.",
+    ),
+    "KDA008": (
+        "An operator comes from a library that is not part of onnxruntime: it would run code of the sender's.",
+        "Ask for a model of standard operators.",
+    ),
+    "KDA009": ("An operator does not exist in the opset that the model names.", "Export the model again."),
+    "KDA010": (
+        "The graph carries a precompiled engine. Such a blob runs as native code and cannot be looked into.",
+        "Ask for the model before compilation.",
+    ),
+    "KDA011": ("The model is of an ONNX version that this release does not know.", "Convert it, or update kdaudit."),
+    "KDA012": ("The model takes something else than one batch of images.", "Only image classifiers are audited."),
+    "KDA013": ("No output holds one score per class.", "Export the classifier with its scores as an output."),
+    "KDA014": ("There are fewer than two classes, so nothing to mistake.", "Export the scores of all classes."),
+    "KDA015": ("The output is an image: a generator or a segmenter.", "Only image classifiers are audited."),
+    "KDA016": (
+        "A function of the model carries the name of a standard operator, so that the graph shows one thing and runs "
+        "another.",
+        "Treat the file as hostile.",
+    ),
+    "KDA020": ("onnxruntime does not load the model.", "See the sentence; often an unsupported operator."),
+    "KDA021": ("onnxruntime loads the model and cannot run it on an image.", "See the sentence; often a fixed shape."),
+    "KDA101": (
+        "The graph draws random numbers: one image may get two answers, and a comparison proves nothing.",
+        "Ask why a classifier does that; export it in inference mode.",
+    ),
+    "KDA102": (
+        "The graph decides at run time what it computes. Image classifiers rarely need that; a backdoor written into "
+        "the graph does.",
+        "Look at the branch in a graph viewer, and ask for a model without it.",
+    ),
+    "KDA103": (
+        "Weights lie in the file that nothing reads. Common after editing; a place to hide data in.",
+        "Harmless by itself. The canonical copy that is run leaves nothing of it active.",
+    ),
+    "KDA104": (
+        "Nodes compute what no output needs. Common after editing.",
+        "Harmless by itself; ask for a model that was simplified.",
+    ),
+    "KDA105": ("The model has outputs beside the scores; these are not audited.", "Do not use them unaudited."),
+    "KDA106": ("The model defines functions of its own; they are checked like the rest.", "None needed."),
+    "KDA107": ("Operators of early ONNX that only onnxruntime still knows.", "Export again with a current opset."),
+    "KDA108": (
+        "The file asks for a training graph or for settings of the runtime; kdaudit drops them.",
+        "Drop them as well where you use the model.",
+    ),
+    "KDA201": (
+        "Most flagged images get one and the same answer from the model, while the control sees something else in "
+        "them: what a backdoor with one target class looks like.",
+        "Do not use the model. Look at the candidates in report.html, take quarantine.csv out of the data, and use "
+        "repaired.onnx or train anew on kept.csv.",
+    ),
+    "KDA202": (
+        "More images part model and control than chance or drift explain, without one common answer: poison with "
+        "several targets, or data of another kind than the clean pool.",
+        "Look at the groups in report.html. If the images are simply of another kind, give a clean pool of that kind.",
+    ),
+    "KDA203": (
+        "A few images stand out, each for itself: odd pictures, wrong labels, or very little poison.",
+        "Look at them; they are in quarantine.csv.",
+    ),
+    "KDA204": (
+        "The model answers some images with infinities or not-a-number. A sound classifier does not.",
+        "Look at these images and at the operators before the output.",
+    ),
+    "KDA205": (
+        "Model and control part more on these images than on clean ones, and no image stands out as the cause: the "
+        "clean pool may be of another kind, or the poison too even to see.",
+        "Give a clean pool that resembles the delivery, and scan again.",
+    ),
+    "KDA206": (
+        "Many images stand out further than the calibration images can count, and do not gather at one answer.",
+        "Give more clean images: with enough of them the p-values are counted and the question is settled.",
+    ),
+    "KDA207": (
+        "What the most suspicious images share was recovered and put onto clean images that nothing was trained on: "
+        "the model changes its answers and the control does not. That is what a trigger is.",
+        "Do not use the model. report.html shows the pattern; quarantine.csv lists the images that carry it.",
+    ),
+}
+
+_SEVERITIES: dict[str, Severity] = {
+    "KDA201": "critical", "KDA202": "critical", "KDA203": "low", "KDA204": "high", "KDA207": "critical",
+}  # fmt: skip
+"""Of behaviour, where it is not "medium"; the graph's are in admission's catalogue."""
+
+_PRECISION: dict[str, Precision] = {
+    "KDA101": "very-high", "KDA102": "medium", "KDA201": "high", "KDA202": "medium", "KDA203": "low", "KDA204": "high",
+    "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
+}  # fmt: skip
+
+_TAGS: dict[str, tuple[str, ...]] = {
+    "KDA201": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
+    "KDA202": ("AML.T0020",), "KDA203": ("AML.T0020",), "KDA205": ("AML.T0020",), "KDA206": ("AML.T0020",),
+    "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
+}  # fmt: skip
+
+
+def rules() -> dict[str, Rule]:
+    """All rules by id, in the order of their numbers."""
+    kinds: tuple[tuple[Kind, dict[str, str]], ...] = (
+        ("refusal", REFUSALS),
+        ("graph", FINDINGS),
+        ("behaviour", BEHAVIOUR),
+    )
+    return {rule: _rule(rule, kind, title) for kind, titles in kinds for rule, title in sorted(titles.items())}
+
+
+def _rule(rule: str, kind: Kind, title: str) -> Rule:
+    meaning, action = _TEXTS.get(rule, (f"{title[0].upper()}{title[1:]}.", f"See {PAGE}."))
+    if kind == "refusal":
+        meaning = f"{meaning} {_REFUSED}"
+    usual: Precision = "low" if kind == "behaviour" else "very-high"
+    severity: Severity
+    severity = "high" if kind == "refusal" else _SEVERITIES.get(rule, "medium")
+    techniques = _TAGS.get(rule, ())
+    if rule in STATIC:
+        severity, techniques = STATIC[rule].severity, (STATIC[rule].technique,)
+    tags = ("security", "backdoor", *techniques)
+    return Rule(rule, kind, severity, title, meaning, action, _PRECISION.get(rule, usual), tags)

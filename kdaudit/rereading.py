@@ -1,0 +1,52 @@
+"""Decoding chosen images of a set once more, in the order of its records."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.sample import Decoder, Geometry, Source
+
+CHUNK = 256
+
+
+def reread(
+    source: Source,
+    decoder: Decoder,
+    geometry: Geometry,
+    wanted: NDArray[np.bool_],
+    on_image: Callable[[int], None] = lambda _n: None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """The chosen images, chunk by chunk.
+
+    Args:
+        source: the set.
+        decoder: bytes to pixels.
+        geometry: what the networks want.
+        wanted: per record of the source, bool [N]; only records that were read before.
+        on_image: told the number of records passed since the last call.
+
+    Yields:
+        Row numbers int64 [k] and pixels uint8 [k, H, W, C].
+    """
+    records, first = source.records(), 0
+    while chunk := list(islice(records, CHUNK)):
+        chosen = np.flatnonzero(wanted[first : first + len(chunk)])
+        if len(chosen):
+            yield chosen + first, decoder.decode([chunk[i].data for i in chosen], geometry).pixels
+        first += len(chunk)
+        on_image(len(chunk))
+
+
+def gather(
+    source: Source,
+    decoder: Decoder,
+    geometry: Geometry,
+    wanted: NDArray[np.bool_],
+    on_image: Callable[[int], None] = lambda _n: None,
+) -> NDArray[np.uint8]:
+    """The chosen images at once, uint8 [k, H, W, C]; arguments as for `reread`."""
+    shape = (geometry.height, geometry.width, geometry.channels)
+    parts = [pixels for _, pixels in reread(source, decoder, geometry, wanted, on_image)]
+    return np.concatenate(parts) if parts else np.empty((0, *shape), np.uint8)

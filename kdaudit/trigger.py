@@ -1,0 +1,212 @@
+"""Stage 7, the trigger: what flagged images share is recovered, put onto clean images, and both networks are asked.
+
+A pattern is an affine map per pixel. Members of a cluster are compared with ordinary images to which the control gives
+the same answers: what differs in mean or in variance is not explained by what the images show. A patch has lost its
+variance and is pasted; a blend has lost part of it; an added pattern has a shifted mean alone. One formula serves all
+three (the optimal transport between two normal laws, pixel by pixel):
+
+    t(x) = m_C + k (x - m_R),   k = min(1, s_C / s_R)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.calibration import interval
+from kdaudit.comparison import Subjects
+from kdaudit.digest import replacing
+
+Kind = Literal["patch", "blend", "sinusoid", "added pattern"]
+Pixels = NDArray[np.uint8]
+Plane = NDArray[np.float32]
+
+MIN_MEMBERS = 5
+"""Fewer images share too much by chance."""
+
+BEYOND_CHANCE = 4.5
+"""Standard errors by which a pixel's mean or spread must differ: one pixel in 150,000 does so by chance."""
+
+FLIPPED, FACTOR = 0.1, 3.0
+"""A pattern is proven when it moves at least this share of the clean images in the teacher, and surely (both 99 %
+intervals) more than this many times the share that it moves in the control."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pattern:
+    """What the members of a cluster share.
+
+    Attributes:
+        mean: of the members, float32 [H, W, C], 0..255.
+        reference: mean of ordinary images with the same control answers, float32 [H, W, C].
+        keep: how much of an image's own contrast is left, float32 [H, W, C], 0..1.
+        changed: pixels that differ beyond chance, bool [H, W].
+        kind: what it looks like.
+        members: images it was recovered from.
+    """
+
+    mean: Plane
+    reference: Plane
+    keep: Plane
+    changed: NDArray[np.bool_]
+    kind: Kind
+    members: int
+
+    def onto(self, pixels: Pixels | Plane) -> Plane:
+        """The pattern on images [n, H, W, C], 0..255; float32."""
+        moved = self.mean + self.keep * (pixels.astype(np.float32) - self.reference)
+        out: Plane = np.where(self.changed[..., None], np.clip(moved, 0, 255), pixels).astype(np.float32)
+        return out
+
+    @property
+    def difference(self) -> Plane:
+        """Mean of the members minus that of their like, where it is beyond chance; float32 [H, W, C]."""
+        out: Plane = np.where(self.changed[..., None], self.mean - self.reference, 0).astype(np.float32)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Transplant:
+    """A pattern on clean images that neither network gives the target class beforehand.
+
+    Attributes:
+        images: clean images asked about.
+        teacher: of these, how many the pattern moves to the target class in the teacher (any other class where the
+            cluster has no single target).
+        student: the same in the control.
+    """
+
+    images: int
+    teacher: int
+    student: int
+
+    @property
+    def proven(self) -> bool:
+        """Whether the pattern moves the teacher and not the control."""
+        if self.images == 0:
+            return False
+        low, _ = interval(self.teacher, self.images, 0.99)
+        _, high = interval(self.student, self.images, 0.99)
+        return self.teacher >= FLIPPED * self.images and low > FACTOR * self.student / self.images and low > high
+
+
+def recover(
+    members: Pixels, member_answers: NDArray[np.int64], ordinary: Pixels, ordinary_answers: NDArray[np.int64]
+) -> Pattern | None:
+    """What some images share beyond what they show.
+
+    Args:
+        members: images of one cluster, uint8 [n, H, W, C].
+        member_answers: the control's answers on them, int64 [n].
+        ordinary: images that were not flagged, uint8 [m, H, W, C].
+        ordinary_answers: the control's answers on these, int64 [m].
+
+    Returns:
+        The pattern, or None where there are too few images or nothing differs beyond chance.
+    """
+    weights = _matched(member_answers, ordinary_answers)
+    if len(members) < MIN_MEMBERS or weights is None:
+        return None
+    mean, spread = _moments(members, np.full(len(members), 1 / len(members)))
+    reference, usual = _moments(ordinary, weights)
+    effective = 1 / float((weights**2).sum())
+    shift = (mean - reference) / np.sqrt(spread / len(members) + usual / effective + 0.01)
+    # The variance of a variance is taken from a normal law: natural pixels have lighter tails than that.
+    loss = np.log((spread + 1) / (usual + 1)) / np.sqrt(2 / len(members) + 2 / effective)
+    differs = (np.abs(shift) > BEYOND_CHANCE) | (loss < -BEYOND_CHANCE)
+    changed = np.asarray(differs.any(axis=-1), bool)
+    if not changed.any():
+        return None
+    keep = np.minimum(1.0, np.sqrt((spread + 1) / (usual + 1))).astype(np.float32)
+    here, there = mean.astype(np.float32), reference.astype(np.float32)
+    return Pattern(here, there, keep, changed, _kind(here - there, keep, changed), len(members))
+
+
+def transplant(subjects: Subjects, pattern: Pattern, clean: Pixels, target: int | None, batch: int = 64) -> Transplant:
+    """Put a pattern onto clean images and ask both networks.
+
+    Args:
+        subjects: the networks.
+        pattern: what was recovered.
+        clean: images that nothing was trained on, uint8 [n, H, W, C].
+        target: the class that the cluster's images get; None where they have no one class.
+        batch: images at a time.
+    """
+    images = teacher_moved = student_moved = 0
+    for start in range(0, len(clean), batch):
+        part = clean[start : start + batch]
+        before = [z.argmax(1) for z in subjects.logits(part)]
+        after = [z.argmax(1) for z in subjects.logits(pattern.onto(part))]
+        if target is None:
+            asked = np.ones(len(part), bool)
+            moved = [a != b for a, b in zip(after, before, strict=True)]
+        else:
+            asked = (before[0] != target) & (before[1] != target)
+            moved = [a == target for a in after]
+        images += int(asked.sum())
+        teacher_moved += int((moved[0] & asked).sum())
+        student_moved += int((moved[1] & asked).sum())
+    return Transplant(images, teacher_moved, student_moved)
+
+
+def save_patterns(patterns: Sequence[Pattern], path: Path) -> None:
+    """Keep patterns for a later repair, in one step."""
+    arrays: dict[str, NDArray[Any]] = {"kinds": np.array([p.kind for p in patterns], "U16")}
+    for number, pattern in enumerate(patterns):
+        for name in ("mean", "reference", "keep", "changed", "members"):
+            arrays[f"{name}{number}"] = np.asarray(getattr(pattern, name))
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load_patterns(path: Path) -> tuple[Pattern, ...]:
+    """Patterns that were kept; none where there is no file."""
+    if not path.exists():
+        return ()
+    with np.load(path, allow_pickle=False) as file:
+        return tuple(
+            Pattern(
+                file[f"mean{i}"], file[f"reference{i}"], file[f"keep{i}"], file[f"changed{i}"],
+                cast("Kind", str(kind)), int(file[f"members{i}"]),
+            )
+            for i, kind in enumerate(file["kinds"])
+        )  # fmt: skip
+
+
+def _matched(members: NDArray[np.int64], ordinary: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Weights [m] of the ordinary images, such that the control's answers are as frequent as among the members."""
+    if len(members) == 0 or len(ordinary) == 0:
+        return None
+    size = int(max(members.max(), ordinary.max())) + 1
+    wanted = np.bincount(members, minlength=size) / len(members)
+    have = np.bincount(ordinary, minlength=size)
+    weights = np.where(have > 0, wanted / np.maximum(have, 1), 0.0)[ordinary]
+    total = float(weights.sum())
+    return np.asarray(weights / total, np.float64) if total > 0.5 else None
+
+
+def _moments(pixels: Pixels, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weighted mean and variance per pixel, [H, W, C]; in blocks, so that memory stays small."""
+    first = np.zeros(pixels.shape[1:])
+    second = np.zeros(pixels.shape[1:])
+    for start in range(0, len(pixels), 256):
+        part = pixels[start : start + 256].astype(np.float64)
+        w = weights[start : start + 256]
+        first += np.tensordot(w, part, 1)
+        second += np.tensordot(w, part**2, 1)
+    return first, np.maximum(second - first**2, 0.0)
+
+
+def _kind(shift: Plane, keep: Plane, changed: NDArray[np.bool_]) -> Kind:
+    """A word for the reader; nothing depends on it."""
+    left = float(keep[changed].mean())
+    if changed.mean() < 0.25 or left < 0.5:
+        return "patch"
+    plane = shift.mean(axis=-1)
+    spectrum = np.abs(np.fft.rfft2(plane - plane.mean())) ** 2
+    if spectrum.max() > 0.4 * spectrum.sum():
+        return "sinusoid"
+    return "blend" if left < 0.93 else "added pattern"

@@ -1,0 +1,130 @@
+"""Patterns: recovered from images that share them, put onto others, proven only where the teacher alone moves."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kdaudit.trigger import MIN_MEMBERS, Transplant, recover, transplant
+
+SIDE = 16
+
+
+def natural(n: int, seed: int) -> np.ndarray:
+    """Smooth pictures of four classes that differ in brightness; uint8 [n, SIDE, SIDE, 3], and their classes."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 35, (n, 4, 4, 3))
+    fine = coarse.repeat(SIDE // 4, 1).repeat(SIDE // 4, 2) + rng.normal(0, 6, (n, SIDE, SIDE, 3))
+    classes = np.arange(n) % 4
+    return np.clip(fine + 60 + 40 * classes[:, None, None, None], 0, 255).astype(np.uint8), classes
+
+
+def patched(pixels: np.ndarray) -> np.ndarray:
+    out = pixels.copy()
+    out[:, -3:, -3:] = 255
+    return out
+
+
+def waved(pixels: np.ndarray) -> np.ndarray:
+    wave = 24 * np.sin(2 * np.pi * np.arange(SIDE) * 4 / SIDE)
+    return np.clip(pixels + wave[None, None, :, None], 0, 255).astype(np.uint8)
+
+
+def blended(pixels: np.ndarray) -> np.ndarray:
+    picture = np.random.default_rng(99).integers(0, 256, (SIDE, SIDE, 3))
+    return np.clip(0.75 * pixels + 0.25 * picture, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "kind", "error"), [(patched, "patch", 4.0), (waved, "sinusoid", 6.0), (blended, "blend", 8.0)]
+)
+def test_a_pattern_is_recovered_and_put_onto_others(trigger, kind, error):
+    ordinary, classes = natural(2000, 0)
+    members, member_classes = natural(200, 1)
+    found = recover(trigger(members), member_classes, ordinary, classes)
+    assert found is not None
+    assert found.kind == kind
+    assert found.members == 200
+    others, _ = natural(50, 2)
+    assert np.abs(found.onto(others) - trigger(others)).mean() < error
+    assert np.abs(found.onto(others) - trigger(others)).mean() < 0.5 * np.abs(trigger(others) - 1.0 * others).mean() + 3
+
+
+def test_only_what_changed_is_touched():
+    ordinary, classes = natural(2000, 0)
+    members, member_classes = natural(200, 1)
+    found = recover(patched(members), member_classes, ordinary, classes)
+    assert found is not None
+    assert found.changed[-3:, -3:].all()
+    assert found.changed.sum() <= 9 + 6
+    assert (found.difference[~found.changed] == 0).all()
+
+
+def test_what_the_control_explains_is_no_pattern():
+    """All members are bright, and the control says so: they are compared with bright images, not with the average."""
+    ordinary, classes = natural(2000, 0)
+    bright, bright_classes = natural(800, 3)
+    chosen = bright_classes == 3
+    assert recover(bright[chosen], bright_classes[chosen], ordinary, classes) is None
+    wrong = recover(bright[chosen], np.zeros(chosen.sum(), np.int64), ordinary, classes)
+    assert wrong is not None
+    assert wrong.changed.mean() > 0.9
+
+
+def test_too_few_images_or_no_like_of_theirs_give_none():
+    ordinary, classes = natural(400, 0)
+    members, member_classes = natural(40, 1)
+    few = patched(members[: MIN_MEMBERS - 1])
+    assert recover(few, member_classes[: MIN_MEMBERS - 1], ordinary, classes) is None
+    assert (
+        recover(patched(members), np.full(40, 7), ordinary, classes) is None
+    )  # the control's answer of no other image
+    assert recover(patched(members), member_classes, ordinary[:0], classes[:0]) is None
+
+
+class Backdoored:
+    """Logits by brightness; class 0 for whoever has a white corner, if it listens to that."""
+
+    def __init__(self, listens: bool) -> None:
+        self.listens = listens
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        level = np.asarray(pixels, np.float32).mean((1, 2, 3))
+        answers = np.clip(np.rint((level - 60) / 40), 0, 3).astype(int)
+        if self.listens:
+            answers = np.where(pixels[:, -3:, -3:].min((1, 2, 3)) > 230, 0, answers)
+        return np.eye(4, dtype=np.float32)[answers]
+
+
+def subjects(teacher_listens: bool, student_listens: bool) -> SimpleNamespace:
+    teacher, student = Backdoored(teacher_listens), Backdoored(student_listens)
+    return SimpleNamespace(logits=lambda pixels: (teacher(pixels), student(pixels)))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "proven"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_pattern_is_proven_where_the_teacher_alone_moves(teacher, student, proven):
+    ordinary, classes = natural(2000, 0)
+    members, member_classes = natural(200, 1)
+    found = recover(patched(members), member_classes, ordinary, classes)
+    clean, clean_classes = natural(120, 5)
+    for target in (0, None):
+        proof = transplant(subjects(teacher, student), found, clean, target, batch=50)
+        assert proof.proven == proven
+        if target == 0:
+            assert proof.images == (Backdoored(False)(clean).argmax(1) != 0).sum()
+            assert proof.teacher == (proof.images if teacher else 0)
+            assert proof.student == (proof.images if student else 0)
+    assert len(clean_classes) == 120
+
+
+@pytest.mark.parametrize(
+    ("images", "teacher", "student", "proven"),
+    [
+        (0, 0, 0, False), (100, 90, 2, True), (100, 9, 0, False), (100, 30, 15, False), (10, 10, 0, True),
+        (5, 5, 0, False), (3, 3, 0, False), (1000, 100, 5, True), (1000, 100, 60, False),
+    ],
+)  # fmt: skip
+def test_the_bar_for_a_proof(images, teacher, student, proven):
+    assert Transplant(images, teacher, student).proven is proven
