@@ -88,7 +88,7 @@ def watched(process: subprocess.Popen[str], run: Path) -> dict[str, float]:
 def killed(process: subprocess.Popen[str], run: Path, stage: str, delay: float) -> str | None:
     """Kill once the stage has lasted so long; None if the command ended before."""
     patience = time.monotonic() + PATIENCE
-    while stage and stage_of(run) != stage:
+    while stage_of(run) != stage:
         if process.poll() is not None:
             return None
         if time.monotonic() > patience:
@@ -201,11 +201,11 @@ def main() -> None:
     while len(kills) < given.times:
         where = base / f"trial-{trials}"
         trials += 1
-        left = rng.randint(1, 4)
+        left = rng.randint(2, 8)
         while True:
             process = started(words, where)
-            aim = rng.choice(STAGES) if rng.random() < 0.75 else ""
-            length = seconds.get(aim, 0.0) if aim else sum(seconds.values())
+            aim = rng.choice(STAGES if rng.random() < 0.75 else sorted(seconds.keys() - {"done", ""}))
+            length = seconds.get(aim, 0.0)
             spot = None
             if left and len(kills) < given.times:
                 spot = killed(process, where / "run", aim, rng.random() * length)

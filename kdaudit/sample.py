@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import content_digest
 
+MAX_PATH = 8192
+"""Characters of a record's path. File systems end at 4,096 bytes; archives and tables do not."""
+
 
 class Status(StrEnum):
     """What became of an image: `UNREADABLE` could not be decoded, `SKIPPED` was not tried, each with a reason."""
@@ -26,7 +29,8 @@ class Record:
 
     Attributes:
         path: where it lies inside its source, with forward slashes: a file's path below the root, a tar
-            member's name, a Parquet row's `image.path`, a manifest's path column.
+            member's name, a Parquet row's `image.path`, a manifest's path column. Of one beyond `MAX_PATH` the
+            beginning and a digest are kept: no table and no page is made for megabytes of name.
         label: index into the source's `classes`; None when the image has no label.
         data: the encoded image; empty when it could not be read or was not tried.
         status: READ here means that the bytes were read, not that they decode.
@@ -38,6 +42,11 @@ class Record:
     data: bytes
     status: Status = Status.READ
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.path) > MAX_PATH:
+            digest = content_digest(self.path.encode("utf-8", "surrogatepass")).hex()
+            object.__setattr__(self, "path", f"{self.path[:200]}...({len(self.path):,} characters, {digest})")
 
     @property
     def id(self) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from kdaudit.admission.limits import MAX_CLASSES, MAX_PIXELS
+from kdaudit.admission.limits import MAX_BATCH, MAX_CLASSES, MAX_INPUT, MAX_PIXELS
 from kdaudit.admission.names import class_names
 from kdaudit.admission.outputs import Scores, find_scores
 from kdaudit.admission.refusal import refuse
@@ -52,6 +52,10 @@ def find_interface(model: "ModelProto") -> Interface:
     image = _image(value.name, shape, graph)
     if (image.height or 1) * (image.width or 1) > MAX_PIXELS:
         refuse("KDA012", f"input {value.name} {describe(shape)} holds more than {MAX_PIXELS:,} pixels")
+    if (shape[0] or 1) > MAX_BATCH or prod(size or 1 for size in shape) > MAX_INPUT:
+        refuse(
+            "KDA012", f"input {value.name} {describe(shape)} is a batch that nobody can fill; export it for one image"
+        )
     scores: Scores = find_scores(model)
     if scores.classes > MAX_CLASSES:
         refuse("KDA013", f"output {scores.name} has {scores.classes:,} scores; kdaudit takes up to {MAX_CLASSES:,}")

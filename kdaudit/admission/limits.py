@@ -24,5 +24,11 @@ MAX_DIMENSIONS = 64
 MAX_CLASSES = 1_000_000
 """Scores of a classifier."""
 
+MAX_BATCH = 4096
+"""Images of a fixed batch."""
+
+MAX_INPUT = 1 << 28
+"""Numbers in a whole fixed batch: a gigabyte as float32, which the caller has to fill."""
+
 MAX_PIXELS = 1 << 26
 """Height times width of a classifier's input: 8192 x 8192."""

@@ -10,6 +10,7 @@ from kdaudit.sample import Status
 from kdaudit.source.names import is_hidden, is_image_name
 from kdaudit.source.parts import EMPTY, MAX_IMAGE_BYTES, TOO_LARGE, Unreadable
 
+CHANGED = "changed while it was read"
 _SPECIAL = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 # NONBLOCK: a file swapped for a FIFO after the look at it must not hang the audit.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -97,13 +98,19 @@ def read_file(root: Path, path: str, *, through_links: bool = False) -> bytes:
         raise Unreadable(Status.SKIPPED, TOO_LARGE)
     try:
         with os.fdopen(os.open(full, _FLAGS), "rb") as file:
+            before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):  # it was one a moment ago
+                raise Unreadable(Status.UNREADABLE, CHANGED)
             data = file.read(MAX_IMAGE_BYTES + 1)
+            after = os.fstat(file.fileno())
     except OSError as error:
         raise Unreadable(Status.UNREADABLE, _sentence(error)) from error
     if not data:
         raise Unreadable(Status.UNREADABLE, EMPTY)
     if len(data) > MAX_IMAGE_BYTES:  # it grew
         raise Unreadable(Status.SKIPPED, TOO_LARGE)
+    if len(data) != after.st_size or before.st_mtime_ns != after.st_mtime_ns:
+        raise Unreadable(Status.UNREADABLE, CHANGED)
     return data
 
 

@@ -163,6 +163,13 @@ def giant_image() -> onnx.ModelProto:
     return model
 
 
+def giant_batch() -> onnx.ModelProto:
+    """A fixed batch of a trillion images, which the caller would have to fill (found by benchmarks/fuzz.py)."""
+    model = host()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1 << 40
+    return model
+
+
 def giant_answer() -> onnx.ModelProto:
     """An output of a billion classes."""
     model = host()
@@ -180,6 +187,7 @@ STATIC: dict[str, tuple[Builder, str]] = {
     "long name": (long_name, "KDA017"),
     "many dimensions": (many_dimensions, "KDA007"),
     "giant image": (giant_image, "KDA012"),
+    "giant batch": (giant_batch, "KDA012"),
     "giant answer": (giant_answer, "KDA013"),
 }
 """What is refused before anything runs, by name: builder and rule."""
