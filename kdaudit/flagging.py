@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kdaudit.calibration import (
     Clean,
     CleanRanks,
+    benjamini_hochberg,
     bounded,
     conformal_p_values,
     grouped_flags,
@@ -80,7 +81,7 @@ def flag(
     coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
     extrapolated. Where a trigger was proven, the p-value of carrying it is a second way to a flag; where none was, that
     of behaving like the most suspicious images is. Two ways cost a factor of two again. Flags are
-    Benjamini-Hochberg's in two layers, by the teacher's answer.
+    Benjamini-Hochberg's in two layers, by the teacher's answer; carriers of a proven trigger are flagged under any.
 
     Args:
         suspect: columns of the suspect images.
@@ -103,14 +104,21 @@ def flag(
     p = np.minimum(1.0, 2 * np.minimum(counted, tail))
     beyond = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
     ranks = CleanRanks(np.minimum(1.0, 2 * rank_p_values(clean.scores)), clean.groups)
+    finest = 1 / (len(clean.scores) + 1)
     second = carries[read] if carries is not None else behaves.p_values if behaves is not None else None
     if second is not None:
-        beyond = np.where(second < p, second < 1 / (len(clean.scores) + 1), beyond)
+        beyond = np.where(second < p, second < finest, beyond)
         p = np.minimum(1.0, 2 * np.minimum(p, second))
         if carries is None and behaves is not None:
             ranks = replace(ranks, p_values=np.minimum(1.0, 2 * np.minimum(ranks.p_values, behaves.clean_p_values)))
+    if carries is None:
+        found = grouped_flags(p, groups, fdr, ranks)
+    else:
+        # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is
+        # for images by their answer, half for carriers whatever their answer.
+        found = grouped_flags(p, groups, fdr / 2, ranks) | benjamini_hochberg(carries[read], fdr / 2)
     flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
-    flags[read] = grouped_flags(p, groups, fdr, ranks)
+    flags[read] = found
     p_values[read] = p
     extrapolated[read] = beyond
     tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))

@@ -72,7 +72,7 @@ def compare_clean(
     clock: Clock,
 ) -> Comparison:
     """The calibration images through the same comparison as the suspect ones; kept as calibration.parquet."""
-    part = control.parts.calibration
+    part = control.parts.held_out
     with clock.stage("calibrate", len(part)) as advance:
         found = compare_pixels(
             subjects,
@@ -148,8 +148,7 @@ def judge_rows(
     if settings.rule != "argmax" and sets.suspect is not None:
         run.mark("look for a trigger")
         suspects = Suspects(sets.suspect, columns.read, rows.keys(), score, groups, other)
-        held_out = np.concatenate([control.parts.validation, control.parts.calibration])
-        clean_images = CleanImages(pool.pixels, keys_of(pool.ids), held_out)
+        clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
         with clock.stage("look for a trigger", 2 * len(score)) as advance:
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
     with clock.stage("judge"):

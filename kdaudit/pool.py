@@ -48,12 +48,17 @@ class Split:
     Attributes:
         distillation: trained on, and the source of partners.
         validation: measures the control's fidelity.
-        calibration: never trained on, never looked at for a choice; its scores are the yardstick.
+        calibration: never trained on, never looked at for a choice.
     """
 
     distillation: NDArray[np.int64]
     validation: NDArray[np.int64]
     calibration: NDArray[np.int64]
+
+    @property
+    def held_out(self) -> NDArray[np.int64]:
+        """Images that nothing was trained on: the yardstick. Nothing is chosen by the validation images either."""
+        return np.sort(np.concatenate([self.validation, self.calibration]))
 
 
 def read_pool(

@@ -207,6 +207,6 @@ def _kind(shift: Plane, keep: Plane, changed: NDArray[np.bool_]) -> Kind:
         return "patch"
     plane = shift.mean(axis=-1)
     spectrum = np.abs(np.fft.rfft2(plane - plane.mean())) ** 2
-    if spectrum.max() > 0.4 * spectrum.sum():
+    if spectrum.max() > 0.6 * spectrum.sum():
         return "sinusoid"
     return "blend" if left < 0.93 else "added pattern"

@@ -42,9 +42,9 @@ def main() -> int:
         for name in data:
             for attack in options.attacks:
                 case = worlds.case(name, attack, rate, seed)
-                finished = case.folder / f"row-{clean:g}.json"
                 if options.table:
-                    rows += [json.loads(finished.read_text())] if finished.exists() else []
+                    finished = sorted(case.folder.glob(f"row-{clean:g}*.json"))[:1]  # with any further options
+                    rows += [json.loads(row.read_text()) for row in finished]
                     continue
                 print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
                 rows.append(measure.measure(case, clean, with_peers=not options.no_peers))

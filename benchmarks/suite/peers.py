@@ -137,6 +137,7 @@ def strip(
 
     def find() -> NDArray[np.bool_]:
         defence = STRIPMixin(predict, num_samples=STRIP_BLENDS, false_acceptance_rate=0.01)
+        defence._nb_classes = len(given.classes)  # what it abstains with is a row of so many zeros
         defence.mitigate(partners)
         answers = np.concatenate([defence.predict(given.pixels[i : i + 1].astype(np.float32) / 255) for i in index])
         return np.asarray((answers == 0).all(axis=1))  # ART's "abstain" is a row of zeros

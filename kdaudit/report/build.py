@@ -202,7 +202,7 @@ def _control(control: Control, pool: Pool) -> ControlSection:
         seconds=made.curve.seconds if made else None,
         losses=made.curve.losses if made else [],
         distillation_images=len(control.parts.distillation),
-        calibration_images=len(control.parts.calibration),
+        calibration_images=len(control.parts.held_out),
         clean_shared=pool.shared,
         clean_repeated=pool.repeated,
         clean_unreadable=pool.unreadable,
