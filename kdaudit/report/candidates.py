@@ -287,7 +287,7 @@ def _count_unread(table: "pa.Table", unread: list[UnreadRow], reasons: "Counter[
 
 
 def _bools(table: "pa.Table", name: str) -> NDArray[np.bool_]:
-    return np.asarray(table[name].fill_null(value=False).to_numpy(), bool)
+    return np.asarray(table[name].fill_null(fill_value=False).to_numpy(), bool)
 
 
 def _whole(table: "pa.Table", name: str) -> NDArray[np.int64]:
