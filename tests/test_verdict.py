@@ -9,8 +9,11 @@ import pytest
 from kdaudit.admission import Finding
 from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.comparison import Comparison
+from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, flag, score_of
+from kdaudit.likeness import Found
 from kdaudit.settings import Settings
+from kdaudit.trigger import Pattern, Transplant
 from kdaudit.verdict import BEHAVIOUR, Verdict, judge
 
 K = 10
@@ -48,6 +51,7 @@ class Case:
     static: tuple[Finding, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     images: int = 10_000
+    triggers: tuple[Found, ...] = ()
 
     def judged(self) -> Verdict:
         m = self.images
@@ -69,8 +73,16 @@ class Case:
         result = Flags(flag=flags, p_values=p, extrapolated=flags & self.extrapolated, doubtful=np.zeros(m, bool))
         return judge(
             Columns(read, groups, disagrees, score), result, calibration_of(np.linspace(0, 0.5, self.calibration)),
-            self.static, self.fidelity, Settings(**self.settings), NAMES,
+            self.static, self.fidelity, Settings(**self.settings), NAMES, self.triggers,
         )  # fmt: skip
+
+
+def trigger(target: int | None) -> Found:
+    """A patch recovered from 40 images that moves 390 of 400 in the model and 3 in the control."""
+    plane = np.zeros((4, 4, 1), np.float32)
+    pattern = Pattern(plane, plane, plane, np.ones((4, 4), bool), "patch", 40)
+    directions = Discriminant(np.zeros(16, np.float32), np.zeros((FOLDS, 16), np.float32))
+    return Found(pattern, Transplant(400, 390, 3), target, directions, 50)
 
 
 LOW, MEDIUM, HIGH = (Finding(f"KDA10{i}", s, f"static {s}") for i, s in enumerate(("low", "medium", "high")))  # type: ignore[arg-type]
@@ -86,6 +98,14 @@ TABLE = {
     "half-is-gathering": (Case({3: 20, 5: 20}), "FAILED", {"KDA201"}, "answer 3"),
     "under-half-is-not": (Case({3: 14, 5: 15, 7: 14}), "PASSED", {"KDA203"}, STANDARD),
     "gathered-and-extrapolated": (Case({3: 20}, extrapolated=True), "FAILED", {"KDA201"}, "answer 3"),
+    "trigger": (
+        Case({3: 4}, triggers=(trigger(3),)), "FAILED", {"KDA207"},
+        "a patch recovered from 40 images, put onto clean images, moves 390 of 400 to the answer 3 (ship) in the model",
+    ),
+    "trigger-without-a-target": (
+        Case(scattered=200, extrapolated=True, triggers=(trigger(None),)), "FAILED", {"KDA207"},
+        "moves 390 of 400 to other answers in the model and 3 in the control",
+    ),
     "few-scattered": (Case(scattered=30), "PASSED", {"KDA203"}, STANDARD),
     "many-scattered": (Case(scattered=200), "FAILED", {"KDA202"}, "200 of 10,000 images are poison candidates"),
     "as-many-as-drift-explains": (Case(scattered=60), "PASSED", {"KDA203"}, STANDARD),

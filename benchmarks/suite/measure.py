@@ -115,8 +115,9 @@ def auroc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float
     return float(ranks.mean() / 2 / len(low))
 
 
-def _scan(case: Case, pool: Path, run: Path, extra: tuple[str, ...]) -> float:
-    """CPU-seconds of `kdaudit scan`; an interrupted one goes on where it stopped."""
+def _scan(case: Case, pool: Path, run: Path, extra: tuple[str, ...]) -> float | None:
+    """CPU-seconds of `kdaudit scan`; an interrupted one goes on where it stopped, and its seconds are not known."""
+    resumed = run.exists()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "kdaudit", "scan", str(case.teacher), str(case.delivery.parent)]
     command += ["--clean", str(pool), "-o", str(run), "--seed", str(case.seed), "--quiet", *extra]
@@ -124,7 +125,8 @@ def _scan(case: Case, pool: Path, run: Path, extra: tuple[str, ...]) -> float:
     if done.returncode not in (0, 1, 3):
         raise SystemExit(f"kdaudit scan ended with {done.returncode} on {case.folder.name}: {done.stderr.strip()}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return None if resumed else spent
 
 
 def _order(paths: list[str], wanted: list[str]) -> NDArray[np.int64]:

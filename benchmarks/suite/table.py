@@ -41,7 +41,7 @@ def _cases(rows: Sequence[Row]) -> list[str]:
             f"| {100 * control['right'] / control['of']:.1f} / {asr}, {_share(r['fidelity'])} | {r['verdict']} "
             f"| {lab.rate(m['hits'], m['poison'])} | {lab.rate(m['wrong'], m['innocent'])} "
             f"| {lab.rate(m['wrong'], m['wrong'] + m['hits'])} | {m['cover']} of {r['cover']} "
-            f"| {m.get('auroc', float('nan')):.4f} | {r['cpu']:.0f} |"
+            f"| {m.get('auroc', float('nan')):.4f} | {'resumed' if r['cpu'] is None else round(r['cpu'])} |"
         )
     return out
 

@@ -1,0 +1,116 @@
+"""The second look: a trigger is found, proven and followed to every image that carries it; odd images are not."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdaudit.decoder import open_decoder
+from kdaudit.digest import content_digest
+from kdaudit.interventions import keys_of
+from kdaudit.likeness import CleanImages, Suspects, likeness_p_values, look
+from kdaudit.preprocess import Preprocess
+from kdaudit.sample import Record, Status
+
+SIDE, IMAGES, CARRIERS = 12, 1500, 60
+PREPROCESS = Preprocess.parse(f"{SIDE}x{SIDE}x3-stretch-RGB-NCHW-unit")
+
+
+def pictures(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 40, (n, 3, 3, 3)).repeat(4, 1).repeat(4, 2)
+    level = 60 + 45 * rng.integers(0, 4, n)
+    return np.clip(coarse + level[:, None, None, None] + rng.normal(0, 5, (n, SIDE, SIDE, 3)), 0, 235).astype(np.uint8)
+
+
+def stamped(pixels: np.ndarray) -> np.ndarray:
+    out = pixels.copy()
+    out[:, -2:, -2:] = 255
+    return out
+
+
+def answers(pixels: np.ndarray, listens: bool) -> np.ndarray:
+    """Four classes by brightness; class 0 for a white corner, if the network listens to that."""
+    values = np.asarray(pixels, np.float32)
+    plain = np.clip(np.rint((values[:, :-2].mean((1, 2, 3)) - 60) / 45), 0, 3).astype(int)
+    return np.where(values[:, -2:, -2:].min((1, 2, 3)) > 245, 0, plain) if listens else plain
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def world(listens: bool, odd: bool = False) -> tuple[Suspects, CleanImages, SimpleNamespace]:
+    """`CARRIERS` stamped images first, half of which part the networks; one record that was not read."""
+    pixels = pictures(IMAGES, 0)
+    pixels[:CARRIERS] = stamped(pixels[:CARRIERS])
+    records = [Record(f"{i}.png", None, png(p)) for i, p in enumerate(pixels)]
+    records[700] = Record("700.png", None, b"", Status.UNREADABLE, "gone")
+    read = np.arange(IMAGES) != 700
+    rng = np.random.default_rng(1)
+    score = rng.exponential(0.05, IMAGES)
+    score[: CARRIERS // 2] += 0.5
+    if odd:  # the networks part on dark images as well
+        score += np.where(pixels.mean((1, 2, 3)) < 40, 0.4, 0)
+    score[~read] = np.nan
+    source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
+    keys = keys_of([content_digest(r.data + str(i).encode()).hex() for i, r in enumerate(records)])
+    teacher, student = answers(pixels, listens), answers(pixels, listens=False)
+    suspects = Suspects(source, read, keys, score, teacher, student)
+    clean = pictures(600, 9)
+    clean_keys = keys_of([content_digest(p.tobytes()).hex() for p in clean])
+
+    def logits(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        eye = np.eye(4, dtype=np.float32)
+        return eye[answers(images, listens)], eye[answers(images, listens=False)]
+
+    subjects = SimpleNamespace(preprocess=PREPROCESS, logits=logits)
+    return suspects, CleanImages(clean, clean_keys, np.arange(0, 600, 2)), subjects
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_trigger_is_proven_and_every_carrier_found(odd):
+    suspects, clean, subjects = world(listens=True, odd=odd)
+    told: list[int] = []
+    found = look(suspects, clean, subjects, open_decoder("pillow"), told.append)
+    assert found is not None
+    assert sum(told) == 2 * IMAGES  # read twice: once for the seeds, once for everybody
+    (one,) = found.found[:1]
+    assert one.target == 0
+    assert one.proof.teacher > 0.95 * one.proof.images
+    assert one.proof.student <= 0.05 * one.proof.images
+    assert one.pattern.changed[-2:, -2:].all()
+    carriers = found.p_values[:CARRIERS]
+    assert (carriers < 1e-3).mean() > 0.9  # also the half on which the networks did not part
+    assert (found.p_values[CARRIERS:] < 1e-3).mean() < 0.01
+    assert found.which[700] == -1
+    assert np.isnan(found.score[700])
+    assert found.p_values[700] == 1.0
+
+
+def test_a_pattern_that_moves_nobody_is_no_trigger():
+    suspects, clean, subjects = world(listens=False)
+    assert look(suspects, clean, subjects, open_decoder("pillow")) is None
+
+
+def test_too_few_images_are_not_looked_at():
+    suspects, clean, subjects = world(listens=True)
+    few = Suspects(
+        suspects.source, suspects.read & (np.arange(IMAGES) < 30), suspects.keys, suspects.score,
+        suspects.teacher, suspects.student,
+    )  # fmt: skip
+    assert look(few, clean, subjects, open_decoder("pillow")) is None
+
+
+def test_p_values_are_no_smaller_than_either_yardstick_says():
+    rng = np.random.default_rng(0)
+    clean, suspect = rng.normal(0, 1, 1000), np.concatenate([rng.normal(0, 1, 5000), rng.normal(12, 1, 300)])
+    p = likeness_p_values(suspect, clean)
+    assert (p[5000:] < 1e-6).all()
+    assert abs((p[:5000] < 0.05).mean() - 0.05) < 0.02
+    wide = np.concatenate([rng.normal(0, 2, 5000), rng.normal(12, 1, 300)])  # a clean pool of another, narrower make
+    assert (likeness_p_values(wide, clean)[:5000] < 0.01).mean() < 0.03
