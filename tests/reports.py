@@ -3,7 +3,7 @@
 from typing import Any
 
 from kdaudit.gate import candidates_section, fingerprint
-from kdaudit.report.build import rate_of
+from kdaudit.report.candidates import rate_of
 from kdaudit.report.document import Document, Rate
 
 

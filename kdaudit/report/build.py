@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import interval
 from kdaudit.control import Control
 from kdaudit.errors import Exit
 from kdaudit.fitting import Fitted
@@ -18,7 +17,7 @@ from kdaudit.machine import versions
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests
 from kdaudit.repair import Repaired
-from kdaudit.report.candidates import Evidence
+from kdaudit.report.candidates import Evidence, rate_of
 from kdaudit.report.document import (
     ControlSection,
     CoverageSection,
@@ -30,7 +29,6 @@ from kdaudit.report.document import (
     MachineSection,
     ModelSection,
     PreprocessSection,
-    Rate,
     RecipeSection,
     RepairSection,
     SetSection,
@@ -125,12 +123,6 @@ def answer_names(bench: Workbench, sets: Sets) -> dict[int, str]:
         classes = sets.suspect.classes
         return {output: classes[label] for label, output in enumerate(order) if label < len(classes)}
     return dict(enumerate(names or ()))
-
-
-def rate_of(hits: int, n: int) -> Rate:
-    """A share with its exact 95 % interval."""
-    low, high = interval(hits, n)
-    return Rate(hits=hits, of=n, low=low, high=high)
 
 
 def repair_section(repaired: Repaired) -> RepairSection:

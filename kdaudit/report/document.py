@@ -211,17 +211,6 @@ class ClusterSection(Section):
     fingerprint: str = ""
 
 
-class TriggerSection(Section):
-    """What was found out about the trigger by putting it on clean images."""
-
-    cluster: str
-    target: int
-    pattern: Pattern
-    teacher_flips: Rate
-    control_flips: Rate
-    statement: str
-
-
 class ValidityRow(Section):
     """Whether an assumption behind the error rate holds on these images, such as exchangeability."""
 
@@ -352,7 +341,6 @@ class Document(Section):
     judgement: JudgementSection
     validity: list[ValidityRow] = []
     clusters: list[ClusterSection] = []
-    trigger: list[TriggerSection] = []
     candidates: CandidatesSection = CandidatesSection()
     plots: PlotsSection | None = None
     kept: int
