@@ -95,12 +95,6 @@ def whole(**changes: Any) -> dict[str, Any]:
                 "examples": ["dog/0007.jpg"], "fingerprint": "cd" * 32,
             },
         ],
-        "trigger": [
-            {
-                "cluster": "C1", "target": 1, "pattern": "patch", "teacher_flips": rate(95, 100),
-                "control_flips": rate(1, 100), "statement": "a patch at the lower left",
-            }
-        ],
         "candidates": candidates_section([f"{i:032x}" for i in range(41)]),
         "plots": {
             "score_name": "divergence, nats", "score_edges": [1e-5, 1e-3, 0.1, 0.7], "calibration": [100, 190, 10],

@@ -357,8 +357,10 @@ def test_an_ignore_in_the_configuration_passes_and_an_expired_one_fails_again(pl
     monkeypatch.chdir(tmp_path)
     for expires, code in (("9999-12-31", 0), ("2000-01-01", 1)):
         (tmp_path / "kdaudit.toml").write_text(
-            f'[[ignores]]\nrule = "KDA201"\nreason = "known"\nexpires = {expires}\n'
-            f'[[ignores]]\nrule = "KDA202"\nreason = "known"\nexpires = {expires}\n'
+            "".join(
+                f'[[ignores]]\nrule = "{rule}"\nreason = "known"\nexpires = {expires}\n'
+                for rule in ("KDA201", "KDA202", "KDA207")
+            )
         )
         found, output = run_gate(planted.run)
         assert found == code, output
