@@ -71,7 +71,11 @@ def test_a_backdoored_delivery_fails(scanned):
     assert scanned.report["verdict"] == "FAILED"
     assert scanned.report["exit_code"] == 1
     assert "verdict: FAILED" in scanned.output
-    assert scanned.report["findings"][0]["rule"] == "KDA201"
+    assert [f["rule"] for f in scanned.report["findings"]][:2] == ["KDA207", "KDA201"]
+    trigger = next(c for c in scanned.report["clusters"] if c["teacher_flips"])
+    assert trigger["target"] == TARGET
+    assert trigger["teacher_flips"]["low"] > 0.8  # of clean images, with the pattern that was recovered
+    assert trigger["control_flips"]["high"] < 0.1
     assert scanned.report["judgement"]["by_answer"][0]["answer"] == TARGET
 
 
@@ -138,7 +142,9 @@ def test_every_output_of_the_scan_is_valid_by_its_own_standard(scanned):
     read = {name: (scanned.run / name).read_text(encoding="utf-8") for name in RENDERINGS}
     report = valid_report(read["report.json"], json.loads(shipped_schema()))
     (log,) = valid_sarif(read["findings.sarif"])["runs"]
-    assert [result["ruleId"] for result in log["results"]] == ["KDA201"] * (1 + len(report["clusters"]))
+    told = [result["ruleId"] for result in log["results"]]
+    assert told[: len(report["findings"])] == [f["rule"] for f in report["findings"]]
+    assert set(told[len(report["findings"]) :]) == {"KDA201"}
     assert log["invocations"][0]["exitCode"] == 1
     states = valid_junit(read["junit.xml"])
     assert len(states) == len(report["checks"])

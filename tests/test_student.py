@@ -77,7 +77,7 @@ def test_a_large_network_for_small_images_is_refused(architecture):
 
 def test_more_classes_get_a_wider_network():
     def size(net: nn.Module) -> int:
-        return sum(p.numel() for p in net.body.blocks.parameters())  # type: ignore[union-attr]
+        return sum(p.numel() for p in net.body.stages.parameters())  # type: ignore[union-attr]
 
     assert size(build(spec(classes=101), 0)) > size(build(spec(classes=100), 0)) == size(build(spec(classes=2), 0))
 

@@ -124,5 +124,5 @@ judging_options = stack(
 )
 repair_options = stack(
     click.option("--repair/--no-repair", default=None, help="Tune the control and export it.  [default: repair]"),
-    click.option("--repair-epochs", type=float, help="Passes over the kept images.  [default: 6]"),
+    click.option("--repair-epochs", type=float, help="Passes over the kept images.  [default: 10]"),
 )
