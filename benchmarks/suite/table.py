@@ -20,7 +20,9 @@ def render(rows: Sequence[Row], title: str) -> str:
         f"Victims: {victims.CONDITIONS}.",
         "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart. Rows "
         "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "
-        "STRIP is asked about a sample (up to 3,000 images). Seeds are the row's; n = 1 run per row.",
+        "STRIP is asked about a sample (up to 3,000 images), and is ART's own, which takes the entropy of each class "
+        "over the blends instead of each blend over the classes: its column is not the paper's STRIP. "
+        "Seeds are the row's; n = 1 run per row.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -270,7 +270,7 @@ def _statement(verdict: Verdict, settings: Settings) -> str:
     )
     if evidence.extrapolated:
         text += (
-            f"; the p-values of {evidence.extrapolated:,} flags lie beyond that and come from a generalised-Pareto "
-            "tail fitted on the suspect images of other answers (extrapolated)"
+            f"; the p-values of {evidence.extrapolated:,} flags lie beyond that and come from a fitted "
+            "tail (extrapolated)"
         )
     return text
