@@ -203,7 +203,10 @@ def _moments(pixels: Pixels, weights: NDArray[np.float64]) -> tuple[NDArray[np.f
 def _kind(shift: Plane, keep: Plane, changed: NDArray[np.bool_]) -> Kind:
     """A word for the reader; nothing depends on it."""
     left = float(keep[changed].mean())
-    if changed.mean() < 0.25 or left < 0.5:
+    energy = np.sort((np.where(changed[..., None], shift, 0) ** 2).sum(axis=-1).ravel())[::-1]
+    # Large clusters differ everywhere by a grey level or two beyond chance; what counts is where most of it is.
+    concentrated = energy[: max(1, len(energy) // 10)].sum() > 0.6 * energy.sum()
+    if changed.mean() < 0.25 or left < 0.5 or concentrated:
         return "patch"
     plane = shift.mean(axis=-1)
     spectrum = np.abs(np.fft.rfft2(plane - plane.mean())) ** 2
