@@ -94,6 +94,11 @@ def admit_bytes(data: bytes, path: Path, opener: Opener) -> Teacher:
     except ModelRefused as refused:
         text = str(refused).removesuffix(f" [{refused.rule}]")
         raise ModelRefused(refused.rule, f"{path.name}: {text}") from None
+    except (UnicodeDecodeError, TypeError):
+        # protobuf hands a name that is not UTF-8 over as bytes, or not at all
+        raise ModelRefused(
+            "KDA007", f"{path.name}: a name in the graph is not UTF-8: fetch the file again, or export the model anew"
+        ) from None
     copy = serialise(canonical(model, interface.extra_outputs))
     return Teacher(
         model=copy,
