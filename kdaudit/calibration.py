@@ -1,4 +1,4 @@
-"""From scores to decisions at a stated error rate: p-values against clean images, flags, and what can be seen.
+"""From scores to p-values: against clean images, from tails where these do not reach, and what can be seen.
 
 Arrays in, arrays out. Scores are float64, larger = more suspicious.
 """
@@ -23,16 +23,6 @@ def conformal_p_values(scores: Column, calibration: Column) -> Column:
     at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
     p = (1.0 + at_least) / (len(ordered) + 1.0)
     return np.where(np.isnan(scores), 1.0, p)
-
-
-def benjamini_hochberg(p_values: Column, alpha: float) -> NDArray[np.bool_]:
-    """Flags [m] whose expected innocent share is at most `alpha` (Benjamini and Hochberg, 1995)."""
-    m = len(p_values)
-    ordered = np.sort(p_values)
-    passing = np.flatnonzero(ordered <= alpha * np.arange(1, m + 1) / m)
-    if len(passing) == 0:
-        return np.zeros(m, bool)
-    return np.asarray(p_values <= ordered[passing[-1]], bool)
 
 
 def calibration_needed(rate: float, alpha: float) -> int:
@@ -252,95 +242,3 @@ def bounded(limit: float) -> Transform:
 def unbounded(scores: Column) -> Column:
     """The score as it is."""
     return np.asarray(scores, np.float64)
-
-
-ENTRANCE = 0.2
-"""Share of the error rate that is spent on the question which groups hold anything at all."""
-
-
-PRICE = 2 / (1 - ENTRANCE)
-"""How many times more calibration images the flags need than Benjamini-Hochberg alone: half the error rate is the
-tail's, and a fifth goes to the entrance."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CleanRanks:
-    """What clean images' p-values would be, so that a group can be compared with its clean like.
-
-    Attributes:
-        p_values: [n], computed as the suspect images' are.
-        groups: int64 [n].
-    """
-
-    p_values: Column
-    groups: NDArray[np.int64]
-
-
-def grouped_flags(
-    p_values: Column, groups: NDArray[np.int64], alpha: float, clean: CleanRanks | None = None
-) -> NDArray[np.bool_]:
-    """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
-
-    Groups are judged by Simes' p-value, which one image far out can carry; where clean images are given, also by
-    whether more of the group lies low than of its clean like, which a crowd of moderately unusual images shows. Groups
-    that pass Holm's procedure at a fifth of alpha hold poison beyond reasonable doubt (with probability 1 - alpha / 5
-    not one of them does not), and their images are tested at the rest of alpha. Those that pass Benjamini-Hochberg
-    only are tested at that times the share of groups that passed (Benjamini and Bogomolov, JRSS B, 2014). Innocents of
-    other groups never profit from the threshold that one group's poison has earned, and a group full of poison is not
-    held to the threshold of the whole set.
-
-    Args:
-        p_values: [m].
-        groups: int64 [m].
-        alpha: innocent share of the flags to stay under.
-        clean: clean images for the second way in; None: Simes' p-value alone.
-
-    Returns:
-        Flags [m].
-    """
-    flags = np.zeros(len(p_values), bool)
-    names, member = np.unique(groups, return_inverse=True)
-    if len(names) == 0:
-        return flags
-    order = np.argsort(member, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
-    entrance = np.array([simes(p_values[r]) for r in rows])
-    if clean is not None:
-        crowds = [crowd(p_values[r], clean.p_values[clean.groups == g]) for r, g in zip(rows, names, strict=True)]
-        entrance = np.minimum(1.0, 2 * np.minimum(entrance, crowds))
-    certain, chosen = holm(entrance, ENTRANCE * alpha), benjamini_hochberg(entrance, alpha)
-    inside = (1 - ENTRANCE) * alpha
-    for index in np.flatnonzero(chosen):
-        level = inside if certain[index] else inside * chosen.sum() / len(names)
-        flags[rows[index]] = benjamini_hochberg(p_values[rows[index]], level)
-    return flags
-
-
-def holm(p_values: Column, alpha: float) -> NDArray[np.bool_]:
-    """Rejections [n] of which, with probability 1 - alpha, not one is wrong (Holm, 1979)."""
-    n = len(p_values)
-    order = np.argsort(p_values, kind="stable")
-    passing = p_values[order] <= alpha / (n - np.arange(n))
-    rejected = np.zeros(n, bool)
-    rejected[order[: n if passing.all() else int(np.argmin(passing))]] = True
-    return rejected
-
-
-LOW = 0.05
-"""A p-value up to this counts as low where crowds are compared."""
-
-
-def crowd(p_values: Column, clean: Column) -> float:
-    """p-value of "no larger share of these lies low than of their clean like" (Fisher's exact test); 1 without any."""
-    from scipy.stats import hypergeom
-
-    if len(clean) == 0:
-        return 1.0
-    low, clean_low = int((p_values <= LOW).sum()), int((clean <= LOW).sum())
-    return float(hypergeom.sf(low - 1, len(p_values) + len(clean), low + clean_low, len(p_values)))
-
-
-def simes(p_values: Column) -> float:
-    """p-value of "nothing here", from p-values [n] that do not work against each other (Simes, 1986)."""
-    n = len(p_values)
-    return float(min(1.0, (np.sort(p_values) * n / np.arange(1, n + 1)).min()))

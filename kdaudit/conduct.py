@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Column, beyond, rank_p_values
-from kdaudit.discriminant import BEHAVIOUR_NOISE, Whitening, fold_of
+from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Whitening, fold_of
 
-SEED_SHARE, LEAST_SEEDS = 0.01, 20
+SEED_SHARE = 0.01
 LENT = 20
 """An answer's own mean counts against this many images of the common one."""
 

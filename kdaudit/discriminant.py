@@ -15,6 +15,9 @@ SIDE = 32
 
 FOLDS = 5
 
+LEAST_SEEDS = 20
+"""Fewer seeds than this, spread over the folds, give no direction that could be trusted."""
+
 NOISE = 5.0
 """Grey levels of noise that every pixel is granted: constant ones (borders, black ground) must not divide by zero."""
 

@@ -8,19 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import (
-    Clean,
-    CleanRanks,
-    benjamini_hochberg,
-    bounded,
-    conformal_p_values,
-    grouped_flags,
-    rank_p_values,
-    tail_p_values,
-    unbounded,
-)
+from kdaudit.calibration import Clean, bounded, conformal_p_values, rank_p_values, tail_p_values, unbounded
 from kdaudit.comparison import Comparison
 from kdaudit.conduct import Conduct
+from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, grouped_flags
 from kdaudit.settings import Rule
 
 DOUBT = 0.05
@@ -102,9 +93,9 @@ def flag(
     counted = conformal_p_values(score, clean.scores)
     tail = tail_p_values(score, groups, clean, transform)
     p = np.minimum(1.0, 2 * np.minimum(counted, tail))
-    beyond = tail < np.minimum(counted, 1 / (len(clean.scores) + 1))
-    ranks = CleanRanks(np.minimum(1.0, 2 * rank_p_values(clean.scores)), clean.groups)
     finest = 1 / (len(clean.scores) + 1)
+    beyond = tail < np.minimum(counted, finest)
+    ranks = CleanRanks(np.minimum(1.0, 2 * rank_p_values(clean.scores)), clean.groups)
     second = carries[read] if carries is not None else behaves.p_values if behaves is not None else None
     if second is not None:
         beyond = np.where(second < p, second < finest, beyond)

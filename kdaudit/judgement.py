@@ -144,16 +144,19 @@ def judge_rows(
     score = found[column].astype(np.float64)
     groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
     columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
+    keys = rows.keys()
     likeness = None
     if settings.rule != "argmax" and sets.suspect is not None:
         run.mark("look for a trigger")
-        suspects = Suspects(sets.suspect, columns.read, rows.keys(), score, groups, other)
+        suspects = Suspects(sets.suspect, columns.read, keys, score, groups, other)
         clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
         with clock.stage("look for a trigger", 2 * len(score)) as advance:
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
     with clock.stage("judge"):
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
-        behaves = _behaves(rows, columns, calibration) if likeness is None and settings.rule == "divergence" else None
+        behaves = (
+            _behaves(rows, keys, columns, calibration) if likeness is None and settings.rule == "divergence" else None
+        )
         carries = likeness.p_values if likeness else None
         flags = flag(columns, clean, settings.rule, settings.fdr, carries, behaves)
         verdict = judge(
@@ -171,13 +174,13 @@ def judge_rows(
     return Judged(columns, _whole(found["label"]), flags, verdict, likeness, patterns)
 
 
-def _behaves(rows: RowStore, columns: Columns, calibration: Comparison) -> Conduct | None:
+def _behaves(rows: RowStore, keys: NDArray[np.uint64], columns: Columns, calibration: Comparison) -> Conduct | None:
     """The second look at behaviour, for images that no pattern explains."""
     read = columns.read
     finite = np.where(np.isposinf(columns.score), float(np.log(2)), columns.score)
     usual = np.where(np.isposinf(calibration.divergence), float(np.log(2)), calibration.divergence)
     return conduct(
-        Behaved(rows.behaviour()[read], columns.groups[read], rows.keys()[read], finite[read]),
+        Behaved(rows.behaviour()[read], columns.groups[read], keys[read], finite[read]),
         Behaved(calibration.behaviour, calibration.teacher_top1, keys_of(calibration.ids), usual),
     )
 

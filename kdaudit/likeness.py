@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import beyond
 from kdaudit.comparison import Subjects
-from kdaudit.discriminant import Discriminant, Whitening, appearance, fold_of
+from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Whitening, appearance, fold_of
 from kdaudit.rereading import gather, reread
 from kdaudit.sample import Decoder, Source
-from kdaudit.trigger import MIN_MEMBERS, Pattern, Transplant, recover, transplant
+from kdaudit.trigger import Pattern, Transplant, recover, transplant
 
 SEED_SHARES = (0.002, 0.01, 0.04)
 """Shares of the images that are tried as seeds: too few hold no pattern, too many drown a rare one in innocents."""
 
-LEAST_SEEDS, MOST_SEEDS = 20, 4000
+MOST_SEEDS = 4000
 CALM = 8000
 """Calm images that the covariance is taken from, at most."""
 
@@ -224,8 +224,6 @@ class _Bench:
         if discriminant is None:
             return None
         core = seeds[discriminant.score(rows, folds) > CORE]
-        if len(core) < MIN_MEMBERS:
-            return None
         pattern = recover(
             self.pixels[self.place[core]],
             self.suspects.student[core],
@@ -243,6 +241,3 @@ class _Bench:
             if loose.proven:
                 target, proof = None, loose
         return Found(pattern, proof, target, discriminant, len(seeds))
-
-
-__all__ = ["CleanImages", "Found", "Likeness", "Suspects", "likeness_p_values", "look"]

@@ -94,6 +94,7 @@ def _kept(
             keep,
             judged.flags.flag,
             judged.columns.groups,
+            judged.labels,
             outputs,
             cache=run.state / "kept.npy",
             on_image=advance,

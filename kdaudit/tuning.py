@@ -4,9 +4,8 @@ The tuned control is for use. Judging stays with the distilled one: what was tra
 some of its poison and remembers its images (docs/design/distillation.md).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.distillation import top1_of
-from kdaudit.sample import Decoder, Geometry, Record, Source
+from kdaudit.rereading import reread
+from kdaudit.sample import Decoder, Geometry, Source
 from kdaudit.trigger import Pattern
 from kdaudit.views import ViewRecipe, draw_views, generator_of, to_planes, zoom_for
 
@@ -89,6 +89,7 @@ def read_kept(
     keep: NDArray[np.bool_],
     flagged: NDArray[np.bool_],
     answers: NDArray[np.int64],
+    labels: NDArray[np.int64],
     outputs: NDArray[np.int64],
     *,
     cache: Path,
@@ -103,6 +104,7 @@ def read_kept(
         keep: per record of the source, bool [N]: read, not flagged, labelled.
         flagged: per record, bool [N].
         answers: per record, the teacher's answers, int64 [N].
+        labels: per record, the data set's label indices, int64 [N]; -1 for none.
         outputs: label index -> model output index, int64 [K].
         cache: file that the pixels are mapped from.
         on_image: told the number of records done since the last call.
@@ -114,21 +116,14 @@ def read_kept(
     pixels = np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape)
     targets = np.zeros(shape[0], np.int64)
     quarantined: list[NDArray[np.uint8]] = []
-    done = first = 0
-    for chunk in _chunks(source.records(), 64):
-        rows = slice(first, first + len(chunk))
-        first += len(chunk)
-        take, show = wanted[rows], shown[rows]
-        chosen = [r for r, t, s in zip(chunk, take, show, strict=True) if t or s]
-        if chosen:
-            decoded = decoder.decode([r.data for r in chosen], geometry).pixels
-            is_kept = take[take | show]
-            count = int(is_kept.sum())
-            pixels[done : done + count] = decoded[is_kept]
-            targets[done : done + count] = [outputs[r.label] for r, k in zip(chosen, is_kept, strict=True) if k]
-            quarantined.extend(decoded[~is_kept])
-            done += count
-        on_image(len(chunk))
+    done = 0
+    for rows, decoded in reread(source, decoder, geometry, wanted | shown, on_image):
+        is_kept = wanted[rows]
+        count = int(is_kept.sum())
+        pixels[done : done + count] = decoded[is_kept]
+        targets[done : done + count] = outputs[labels[rows[is_kept]]]
+        quarantined.extend(decoded[~is_kept])
+        done += count
     bad = np.stack(quarantined) if quarantined else np.empty((0, *shape[1:]), np.uint8)
     return Kept(pixels, targets, bad, answers[shown])
 
@@ -238,8 +233,3 @@ def _thinned(mask: NDArray[np.bool_], limit: int) -> NDArray[np.bool_]:
     thin = np.zeros_like(mask)
     thin[rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]] = True
     return thin
-
-
-def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
-    while chunk := list(islice(records, size)):
-        yield chunk

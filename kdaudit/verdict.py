@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.admission import Finding
-from kdaudit.calibration import PRICE, interval, smallest_visible_rate
+from kdaudit.calibration import interval, smallest_visible_rate
 from kdaudit.comparison import Comparison
 from kdaudit.flagging import Columns, Flags, score_of
 from kdaudit.likeness import Found
+from kdaudit.multiplicity import PRICE
 from kdaudit.settings import Rule, Settings
 
 State = Literal["PASSED", "FAILED", "INCONCLUSIVE"]

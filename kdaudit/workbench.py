@@ -8,12 +8,13 @@ import numpy as np
 
 from kdaudit.admission import Finding, Teacher
 from kdaudit.admission.catalogue import conduct
-from kdaudit.calibration import PRICE, calibration_needed
+from kdaudit.calibration import calibration_needed
 from kdaudit.clock import Clock
 from kdaudit.decoder import open_decoder
 from kdaudit.errors import DataError, DeviceMissing, KdauditError, UsageError
 from kdaudit.fitting import Fitted, fit
 from kdaudit.machine import choose_device, cores
+from kdaudit.multiplicity import PRICE
 from kdaudit.pool import CALIBRATION_SHARE
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Decoder, Source, Status

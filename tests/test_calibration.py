@@ -10,19 +10,16 @@ from scipy.stats import binomtest, genpareto
 from kdaudit import calibration as room
 from kdaudit.calibration import (
     Clean,
-    benjamini_hochberg,
     bounded,
     calibration_needed,
     conformal_p_values,
     fit_tail,
-    grouped_flags,
-    holm,
     interval,
-    simes,
     smallest_visible_rate,
     tail_p_values,
     unbounded,
 )
+from kdaudit.multiplicity import benjamini_hochberg, grouped_flags, holm, simes
 
 few_values = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, np.inf])  # ties are what a count gets wrong
 scores = hnp.arrays(np.float64, st.integers(0, 12), elements=few_values)

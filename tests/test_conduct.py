@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdaudit.calibration import CleanRanks, beyond, crowd, grouped_flags, rank_p_values
+from kdaudit.calibration import beyond, rank_p_values
 from kdaudit.conduct import Behaved, conduct
+from kdaudit.multiplicity import CleanRanks, crowd, grouped_flags
 
 K, F = 4, 12
 

@@ -32,7 +32,7 @@ DOORS: dict[str, set[str]] = {
     "torch": NETWORKS | {"decoder/resize.py", "machine.py", "demo.py", "doctor.py"},
     "torchvision": {"student.py"},
     "sklearn": {"demo.py"},
-    "scipy": {"calibration.py", "discriminant.py", "interventions.py", "fitting/alignment.py"},
+    "scipy": {"calibration.py", "discriminant.py", "interventions.py", "multiplicity.py", "fitting/alignment.py"},
     "pydantic": {"settings.py", "report/document.py", "admission/"},
     "pydantic_settings": {"settings.py"},
     "jinja2": {"report/page.py"},
