@@ -74,7 +74,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         calibration = judgement.compare_clean(subjects, control, pool, bench, settings, run, clock)
         rows = judgement.compare_suspect(subjects, control, sets, bench, settings, run, clock)
         judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
-        manifests = judgement.write_samples(rows, judged, sets, settings, run)
+        manifests = judgement.write_samples(rows, judged, sets, run)
         repaired = None
         run.file("repaired.onnx").unlink(missing_ok=True)  # an earlier pass over this directory may have made one
         if settings.repair and control.distilled is not None and control.fidelity < settings.min_fidelity:

@@ -88,7 +88,7 @@ class Tail:
         return np.asarray(genpareto.sf(excess, self.shape, scale=self.scale), np.float64)
 
 
-def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES) -> Tail | None:
+def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO) -> Tail | None:
     """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
 
     Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
@@ -98,6 +98,7 @@ def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES) -> Tail | None:
     Args:
         scores: finite, transformed scores [n].
         least: scores above the tail's start that are needed.
+        upto: quantile beyond which scores are only counted; 1 where all are known to be innocent.
 
     Returns:
         The tail, or None where there are too few scores to fit one.
@@ -107,7 +108,7 @@ def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES) -> Tail | None:
     if len(scores) == 0:  # a set with one answer only has no other groups to fit a tail on
         return None
     low = float(np.quantile(scores, TAIL_FROM))
-    high = float(np.quantile(scores, TAIL_TO))
+    high = float(np.quantile(scores, upto))
     above = np.sort(scores[scores > low]) - low
     if len(above) < least or high <= low:
         return None
@@ -202,7 +203,7 @@ def beyond(scores: Column, null: Column) -> Column:
         null: scores of images that are innocent, [n].
     """
     counted = conformal_p_values(scores, null)
-    tail = fit_tail(null, LEAST_TAIL)
+    tail = fit_tail(null, LEAST_TAIL, upto=1.0)
     if tail is None:
         return counted
     start = float((null > tail.start).mean())

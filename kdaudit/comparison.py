@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,18 +203,18 @@ def _spread(
 
 def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparison:
     """Compare decoded images uint8 [B, H, W, C]; B may be 0."""
-    teacher, student, finite = _both(subjects, pixels)
+    teacher, student, features, finite = _both(subjects, pixels)
     found = divergence.answers(teacher, student)
     parted: dict[str, list[NDArray[np.float64]]] = {"blend": [], "cut": []}
     plan = subjects.plan
     pictures = intervened(pixels, found.teacher_top1, keys_of(ids), subjects.partners, plan)
     for step, picture in zip(plan.steps, pictures, strict=True):
-        on_teacher, on_student, sound = _both(subjects, picture)
+        on_teacher, on_student, _, sound = _both(subjects, picture)
         finite &= sound
         parted[parse_step(step)[0]].append(divergence.jensen_shannon(on_teacher, on_student))
     views = []
     for picture in perturbed(pixels):
-        on_teacher, on_student, sound = _both(subjects, picture)
+        on_teacher, on_student, _, sound = _both(subjects, picture)
         finite &= sound
         views.append((on_teacher, on_student))
     nothing = np.zeros(len(pixels))
@@ -234,19 +234,24 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
         gap=np.where(finite, found.gap, np.inf),
         js=np.where(finite, found.js, np.log(2)),
         divergence=np.where(finite, mean_js, np.inf),
-        behaviour=divergence.behaviour(teacher, student, (blended, cut), views),
+        behaviour=divergence.behaviour(teacher, student, (blended, cut), views, features),
     )
 
 
-def _both(
-    subjects: Subjects, pixels: Pixels | NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Logits of both, zeros in rows where one is not finite, and which rows are finite."""
-    if len(pixels) == 0:
-        empty = np.zeros((0, subjects.teacher.signature.classes), np.float32)
-        return empty, empty, np.zeros(0, bool)
-    teacher, student = subjects.logits(pixels)
+class _Both(NamedTuple):
+    """What both networks say of B images."""
+
+    teacher: NDArray[np.float32]  # [B, K], zeros in rows where one of the two is not finite
+    student: NDArray[np.float32]
+    features: NDArray[np.float32]  # [B, D], the teacher's
+    finite: NDArray[np.bool_]  # [B], which rows are finite
+
+
+def _both(subjects: Subjects, pixels: Pixels | NDArray[np.float32]) -> _Both:
+    tensor = subjects.preprocess.apply(pixels)
+    teacher, features = subjects.teacher.logits_and_features(tensor)
+    student = subjects.student.logits(tensor)
     finite = np.asarray(np.isfinite(teacher).all(axis=1) & np.isfinite(student).all(axis=1), bool)
     if not finite.all():
         teacher, student = (np.where(finite[:, None], z, np.float32(0)) for z in (teacher, student))
-    return teacher, student, finite
+    return _Both(teacher, student, features, finite)

@@ -1,11 +1,13 @@
-"""Stage 7, the second look where no pattern was proven: do the most suspicious images share a behaviour?
+"""Stage 7, the second look at behaviour: do the most suspicious images share one?
 
-A warp or a trigger that every image gets anew leaves no pattern in the pixels. What it does to the two networks is the
-same all over: which answer the teacher gives against which of the control's, how both part on blends, whose answer a
-little noise undoes. A discriminant between the images on which the two part most and calm ones with the same answer
-finds it; clean images that nothing was trained on say what is usual.
+What a trigger does to the two networks is the same in every image that carries it: which answer the teacher gives
+against which of the control's, how both part on blends, whose answer a little noise undoes, and which of the teacher's
+inner features light up. A discriminant between the images on which the two part most and calm ones with the same
+answer finds it, also where the trigger leaves no pattern in the pixels; clean images that nothing was trained on say
+what is usual.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,13 @@ from kdaudit.calibration import Column, beyond, rank_p_values
 from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Whitening, fold_of
 
 SEED_SHARE = 0.01
+CALM = 20_000
+"""Calm images that mean and covariance are taken from, at most."""
+
+LEAST_SPREAD = 0.05
+"""A column that varies less than this among calm images is taken to vary so much: what never lights up on clean images
+must not outweigh everything else once it glimmers."""
+
 LENT = 20
 """An answer's own mean counts against this many images of the common one."""
 
@@ -26,13 +35,14 @@ class Behaved:
     """Images and what the two networks did with them, as columns [n].
 
     Attributes:
-        rows: `divergence.behaviour`, float32 [n, F]; finite.
+        rows: gives `divergence.behaviour` of all of them in order and part by part, float32 [k, F], finite; asked
+            more than once.
         answers: the teacher's, int64.
         keys: from the digests, uint64.
         score: divergence, float64, finite.
     """
 
-    rows: Matrix
+    rows: Callable[[], Iterable[Matrix]]
     answers: NDArray[np.int64]
     keys: NDArray[np.uint64]
     score: Column
@@ -40,13 +50,15 @@ class Behaved:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conduct:
-    """p-values of "behaves like the seeds".
+    """How much each image behaves like the seeds.
 
     Attributes:
+        score: of the suspect images, in standard deviations of calm ones, [m].
         p_values: of the suspect images, [m].
         clean_p_values: of the clean images among themselves, [n].
     """
 
+    score: Column
     p_values: Column
     clean_p_values: Column
 
@@ -61,18 +73,39 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
     if len(suspect.score) < 10 * LEAST_SEEDS or len(clean.score) < LEAST_SEEDS:
         return None
     calm = np.flatnonzero(suspect.score <= np.median(suspect.score))
-    spread = suspect.rows[calm].std(0) + 1e-3
-    centers = _centers(suspect.rows[calm] / spread, suspect.answers[calm])
-    own, reference = (_centred(b.rows / spread, b.answers, centers) for b in (suspect, clean))
+    calm = np.sort(calm[np.argsort(suspect.keys[calm], kind="stable")][:CALM])
     count = max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score)))
-    seeds = np.argsort(-suspect.score, kind="stable")[:count]
-    whitening = Whitening.of(own[calm], BEHAVIOUR_NOISE)
-    discriminant = whitening.towards(own[seeds], fold_of(suspect.keys[seeds]))
+    seeds = np.sort(np.argsort(-suspect.score, kind="stable")[:count])
+    calm_rows, seed_rows = _gathered(suspect.rows(), calm), _gathered(suspect.rows(), seeds)
+    spread = np.maximum(calm_rows.std(0), LEAST_SPREAD)
+    centers = _centers(calm_rows / spread, suspect.answers[calm])
+    whitening = Whitening.of(_centred(calm_rows / spread, suspect.answers[calm], centers), BEHAVIOUR_NOISE)
+    shared = _centred(seed_rows / spread, suspect.answers[seeds], centers)
+    discriminant = whitening.towards(shared, fold_of(suspect.keys[seeds]))
     if discriminant is None:
         return None
-    scores = discriminant.score(own, fold_of(suspect.keys))
-    usual = discriminant.score(reference, fold_of(clean.keys))
-    return Conduct(beyond(scores, usual), rank_p_values(usual))
+
+    def scored(images: Behaved) -> Column:
+        parts, first = [], 0
+        for rows in images.rows():
+            span = slice(first, first + len(rows))
+            centred = _centred(rows / spread, images.answers[span], centers)
+            parts.append(discriminant.score(centred, fold_of(images.keys[span])))
+            first += len(rows)
+        return np.concatenate(parts)
+
+    scores, usual = scored(suspect), scored(clean)
+    return Conduct(scores, beyond(scores, usual), rank_p_values(usual))
+
+
+def _gathered(parts: Iterable[Matrix], wanted: NDArray[np.int64]) -> Matrix:
+    """The rows with these numbers, ascending, from parts in order."""
+    found, first = [], 0
+    for part in parts:
+        low, high = np.searchsorted(wanted, [first, first + len(part)])
+        found.append(part[wanted[low:high] - first])
+        first += len(part)
+    return np.concatenate(found)
 
 
 def _centers(rows: Matrix, answers: NDArray[np.int64]) -> dict[int, Matrix]:

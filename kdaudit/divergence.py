@@ -5,6 +5,7 @@ log-probabilities serve as well, since every formula here is unchanged by adding
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,10 @@ def kl(teacher: Logits, student: Logits) -> Column:
 BEHAVIOUR_LOGITS = 32
 """Log-probabilities kept of each network; more classes are projected onto this many fixed directions."""
 
+BEHAVIOUR_FEATURES = 128
+"""Features kept of the teacher; more of them are projected likewise. A trigger's mark survives a projection to an
+eighth of the features (docs/design/detection.md)."""
+
 FAINT = 1e-3
 """Nats added to a divergence before its logarithm is taken: less is no difference that anybody could explain."""
 
@@ -52,34 +57,52 @@ def behaviour(
     student: Logits,
     mixed: tuple[Column, Column],
     perturbed: Sequence[tuple[Logits, Logits]],
+    features: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float32]:
     """What the two networks do with each image, as one row of numbers [N, F], float32.
 
     The log-probabilities of both; the logarithms of how far the two part on the image, on its blends, on its cuts and
-    on each perturbed view; and how far each network's answer moves under each perturbation.
+    on each perturbed view; how far each network's answer moves under each perturbation; and the teacher's inner
+    features, brought to mean square one, with the logarithm of their size.
 
     Args:
         teacher: logits [N, K] on the image.
         student: the same of the control.
         mixed: mean divergence over the blends, over the cuts, [N] each.
         perturbed: logits of both on each perturbed view.
+        features: what the teacher's last linear layer reads on the image, [N, D]; None or D = 0: not known.
     """
     log_t, log_s = (np.maximum(log_softmax(z), -15.0) for z in (teacher, student))
     columns = [jensen_shannon(teacher, student), *mixed]
     for seen, control in perturbed:
         columns += [jensen_shannon(seen, control), jensen_shannon(teacher, seen), jensen_shannon(student, control)]
     amounts = np.log(np.stack(columns, axis=1) + FAINT)
-    return np.concatenate([_few(log_t), _few(log_s), amounts], axis=1).astype(np.float32)
+    blocks = [_few(log_t, BEHAVIOUR_LOGITS), _few(log_s, BEHAVIOUR_LOGITS), amounts]
+    if features is not None and features.shape[1]:
+        blocks += _unit_free(features)
+    return np.concatenate(blocks, axis=1).astype(np.float32)
 
 
-def _few(log_p: Column) -> Column:
-    """At most `BEHAVIOUR_LOGITS` columns: the same fixed random directions in every run (Johnson and Lindenstrauss)."""
-    classes = log_p.shape[1]
-    if classes <= BEHAVIOUR_LOGITS:
-        return log_p
-    directions = np.random.default_rng(classes).normal(0, BEHAVIOUR_LOGITS**-0.5, (classes, BEHAVIOUR_LOGITS))
-    centred = log_p - log_p.mean(axis=1, keepdims=True)
-    return np.asarray(centred @ directions, np.float64)
+def _unit_free(features: NDArray[np.floating]) -> list[Column]:
+    """Few of the features [N, D], at mean square one, and the logarithm of their size [N, 1].
+
+    A suspect model chooses its features, so those that are no numbers are zeros.
+    """
+    sound = np.nan_to_num(np.asarray(features, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    size = np.sqrt((sound**2).mean(axis=1, keepdims=True)) + 1e-30
+    return [_few(sound / size, BEHAVIOUR_FEATURES), np.clip(np.log(size), -30, 30)]
+
+
+def _few(rows: Column, most: int) -> Column:
+    """At most so many columns: the same fixed random directions in every run (Johnson and Lindenstrauss)."""
+    if rows.shape[1] <= most:
+        return rows
+    return np.asarray((rows - rows.mean(axis=1, keepdims=True)) @ _directions(rows.shape[1], most), np.float64)
+
+
+@cache
+def _directions(width: int, most: int) -> Column:
+    return np.random.default_rng(width).normal(0, most**-0.5, (width, most))
 
 
 class Answers(NamedTuple):

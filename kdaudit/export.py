@@ -265,7 +265,7 @@ def _with_scores(data: bytes, signature: Signature) -> bytes:
 
 def control_signature(teacher: Signature) -> Signature:
     """The signature of a control that is no drop-in: the teacher's, with a free batch and the one score output."""
-    return replace(teacher, batch=None, label_output=None, map_output=None)
+    return replace(teacher, batch=None, label_output=None, map_output=None, features=None)
 
 
 def _torch_logits(network: "nn.Module", samples: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -3,14 +3,23 @@
 Columns in, columns out; docs/design/detection.md says why the p-values are what they are.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Clean, bounded, conformal_p_values, rank_p_values, tail_p_values, unbounded
+from kdaudit.calibration import (
+    Clean,
+    Column,
+    beyond,
+    bounded,
+    conformal_p_values,
+    rank_p_values,
+    tail_p_values,
+    unbounded,
+)
 from kdaudit.comparison import Comparison
-from kdaudit.conduct import Conduct
 from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, grouped_flags
 from kdaudit.settings import Rule
 
@@ -44,12 +53,14 @@ class Flags:
         flag: poison candidates.
         p_values: NaN under the argmax rule, which has none.
         extrapolated: whether the p-value lies beyond what clean images resolve by counting.
+        way: what the p-value comes from: 0 the image's own score, k mostly the k-th second look; -1 nothing.
         doubtful: not flagged, yet unusual for an answer that has flags; kept, but not tuned on.
     """
 
     flag: NDArray[np.bool_]
     p_values: NDArray[np.float64]
     extrapolated: NDArray[np.bool_]
+    way: NDArray[np.int64]
     doubtful: NDArray[np.bool_]
 
 
@@ -58,59 +69,88 @@ def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
     return comparison.gap if rule == "score" else comparison.divergence
 
 
-def flag(
-    suspect: Columns,
-    clean: Clean,
-    rule: Rule,
-    fdr: float,
-    carries: NDArray[np.float64] | None = None,
-    behaves: Conduct | None = None,
-) -> Flags:
+@dataclass(frozen=True, slots=True, eq=False)
+class SecondLook:
+    """Further p-values of "innocent", from what the most suspicious images share.
+
+    Attributes:
+        p_values: of the suspect images, [m]; 1 where not read.
+        clean_p_values: of the calibration images among clean ones, [n].
+        reason: what an image is flagged for, a few words.
+        proven: whether what they share is a proven trigger.
+    """
+
+    p_values: NDArray[np.float64]
+    clean_p_values: NDArray[np.float64]
+    reason: str
+    proven: bool = False
+
+
+def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence[SecondLook] = ()) -> Flags:
     """Decide which images are poison candidates.
 
     Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
     coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
-    extrapolated. Where a trigger was proven, the p-value of carrying it is a second way to a flag; where none was, that
-    of behaving like the most suspicious images is. Two ways cost a factor of two again. Flags are
-    Benjamini-Hochberg's in two layers, by the teacher's answer; carriers of a proven trigger are flagged under any.
+    extrapolated. The second looks together are another way to a flag (`combined`); two ways cost a factor of two again.
+    Flags are Benjamini-Hochberg's in two layers, by the teacher's answer; carriers of a proven trigger are flagged
+    under any.
 
     Args:
         suspect: columns of the suspect images.
         clean: scores and answers of the calibration images.
         rule: divergence, score or argmax.
         fdr: innocent share of the flags to stay under.
-        carries: p-values [m] of "carries no proven trigger"; None where none was proven.
-        behaves: the shared behaviour, its p-values over the suspect images that were read; not looked at where a
-            trigger was proven.
+        looks: what the second looks say.
     """
     m = len(suspect.read)
     if rule == "argmax":
         never = np.zeros(m, bool)
-        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never, never)
+        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never, np.full(m, -1), never)
     read = suspect.read
     score, groups = suspect.score[read], suspect.groups[read]
     transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
     counted = conformal_p_values(score, clean.scores)
     tail = tail_p_values(score, groups, clean, transform)
-    p = np.minimum(1.0, 2 * np.minimum(counted, tail))
+    own, usual = np.minimum(1.0, 2 * np.minimum(counted, tail)), np.minimum(1.0, 2 * rank_p_values(clean.scores))
     finest = 1 / (len(clean.scores) + 1)
-    beyond = tail < np.minimum(counted, finest)
-    ranks = CleanRanks(np.minimum(1.0, 2 * rank_p_values(clean.scores)), clean.groups)
-    second = carries[read] if carries is not None else behaves.p_values if behaves is not None else None
-    if second is not None:
-        beyond = np.where(second < p, second < finest, beyond)
-        p = np.minimum(1.0, 2 * np.minimum(p, second))
-        if carries is None and behaves is not None:
-            ranks = replace(ranks, p_values=np.minimum(1.0, 2 * np.minimum(ranks.p_values, behaves.clean_p_values)))
-    if carries is None:
+    further = tail < np.minimum(counted, finest)
+    p, way = own, np.zeros(len(own), np.int64)
+    if looks:
+        seen = [look.p_values[read] for look in looks]
+        second, usual_second = combined(seen, [look.clean_p_values for look in looks])
+        further = np.where(second < own, second < finest, further)
+        p, usual = (np.minimum(1.0, 2 * np.minimum(a, b)) for a, b in ((own, second), (usual, usual_second)))
+        way = np.where(second < own, 1 + np.argmin(seen, axis=0), 0)
+    ranks = CleanRanks(usual, clean.groups)
+    carried = [look.p_values[read] for look in looks if look.proven]
+    if not carried:
         found = grouped_flags(p, groups, fdr, ranks)
     else:
         # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is
         # for images by their answer, half for carriers whatever their answer.
-        found = grouped_flags(p, groups, fdr / 2, ranks) | benjamini_hochberg(carries[read], fdr / 2)
-    flags, p_values, extrapolated = np.zeros(m, bool), np.ones(m), np.zeros(m, bool)
+        found = grouped_flags(p, groups, fdr / 2, ranks) | benjamini_hochberg(np.min(carried, axis=0), fdr / 2)
+    flags, p_values, extrapolated, ways = np.zeros(m, bool), np.ones(m), np.zeros(m, bool), np.full(m, -1)
     flags[read] = found
     p_values[read] = p
-    extrapolated[read] = beyond
+    extrapolated[read] = further
+    ways[read] = way
     tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
-    return Flags(flags, p_values, extrapolated, read & ~flags & tainted & (p_values <= DOUBT))
+    return Flags(flags, p_values, extrapolated, ways, read & ~flags & tainted & (p_values <= DOUBT))
+
+
+def combined(p_values: Sequence[Column], clean: Sequence[Column]) -> tuple[Column, Column]:
+    """Several p-values of each image as one: Fisher's product (1925), held against what it is on clean images.
+
+    Fisher's law would want them to be independent; the clean images' own products want nothing.
+
+    Args:
+        p_values: of the suspect images, [m] each.
+        clean: of the same clean images in the same order, [n] each, none of them 0.
+
+    Returns:
+        p-values of the suspect images [m], and of the clean images among themselves [n].
+    """
+    if len(p_values) == 1:
+        return p_values[0], clean[0]
+    product, usual = (-np.log(np.maximum(columns, 1e-300)).sum(axis=0) for columns in (p_values, clean))
+    return beyond(product, usual), rank_p_values(usual)

@@ -1,6 +1,7 @@
 """Comparing and judging in the audit: the stages 6, 7 and 8 with their tables on disk."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,14 @@ from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels
 from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
-from kdaudit.flagging import Columns, Flags, flag, score_of
+from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of
 from kdaudit.interventions import InterventionPlan, Partners, keys_of
 from kdaudit.likeness import CleanImages, Likeness, Suspects, look
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
-from kdaudit.settings import Settings
+from kdaudit.settings import Rule, Settings
 from kdaudit.trigger import Pattern, load_patterns, save_patterns
 from kdaudit.verdict import Verdict, judge
 from kdaudit.workbench import Sets, Workbench
@@ -28,6 +29,16 @@ from kdaudit.workbench import Sets, Workbench
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
+FIRST_LOOK: dict[Rule, str] = {
+    "divergence": "model and control part on it when it is mixed with clean images",
+    "score": "the control doubts the model's answer",
+    "argmax": "the control gives another answer",
+}
+BEHAVES = "model and control behave on it as on the images on which they part most"
+CARRIES = "carries a pattern that moves the model and not the control"
+TRACED = "is sharp and soft where the images are on which model and control part most"
+"""Why an image is flagged."""
 
 PATTERNS = "patterns.npz"
 """In the run's state: the proven triggers' patterns, for `kdaudit repair`."""
@@ -42,8 +53,9 @@ class Judged:
         labels: the data set's label indices, int64 [m], -1 for none.
         flags: the image-level result.
         verdict: the model-level result; None when read back from a finished run.
-        likeness: the proven triggers and how much of them each image carries; None where none was proven, and when
-            read back from a finished run.
+        likeness: the proven triggers, or a trace, and how much of it each image carries; None where there is neither,
+            and when read back from a finished run.
+        reasons: what each of `Flags.way` means, a few words.
         patterns: the proven triggers' patterns.
     """
 
@@ -52,6 +64,7 @@ class Judged:
     flags: Flags
     verdict: Verdict | None
     likeness: Likeness | None = None
+    reasons: tuple[str, ...] = ()
     patterns: tuple[Pattern, ...] = ()
 
 
@@ -144,21 +157,22 @@ def judge_rows(
     score = found[column].astype(np.float64)
     groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
     columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
-    keys = rows.keys()
-    likeness = None
+    behaves, likeness = None, None
     if settings.rule != "argmax" and sets.suspect is not None:
         run.mark("look for a trigger")
-        suspects = Suspects(sets.suspect, columns.read, keys, score, groups, other)
-        clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
         with clock.stage("look for a trigger", 2 * len(score)) as advance:
+            keys = rows.keys()
+            behaves = _behaves(rows, keys, columns, calibration) if settings.rule == "divergence" else None
+            ranked = score.copy()  # who is the most suspicious: by what these share where there is enough to learn from
+            if behaves is not None:
+                ranked[columns.read] = behaves.score
+            suspects = Suspects(sets.suspect, columns.read, keys, ranked, groups, other)
+            clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
     with clock.stage("judge"):
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
-        behaves = (
-            _behaves(rows, keys, columns, calibration) if likeness is None and settings.rule == "divergence" else None
-        )
-        carries = likeness.p_values if likeness else None
-        flags = flag(columns, clean, settings.rule, settings.fdr, carries, behaves)
+        looks = _looks(columns.read, behaves, likeness)
+        flags = flag(columns, clean, settings.rule, settings.fdr, looks)
         verdict = judge(
             columns,
             flags,
@@ -168,24 +182,46 @@ def judge_rows(
             settings,
             bench.signature.class_names,
             likeness.found if likeness else (),
+            likeness.trace if likeness else None,
         )
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)
-    return Judged(columns, _whole(found["label"]), flags, verdict, likeness, patterns)
+    reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks))
+    return Judged(columns, _whole(found["label"]), flags, verdict, likeness, reasons, patterns)
+
+
+def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness | None) -> list[SecondLook]:
+    """What the second looks say, in one form."""
+    looks = []
+    if behaves is not None:
+        p_values = np.ones(len(read))
+        p_values[read] = behaves.p_values
+        looks.append(SecondLook(p_values, behaves.clean_p_values, BEHAVES))
+    if likeness is not None:
+        proven = bool(likeness.found)
+        looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, CARRIES if proven else TRACED, proven))
+    return looks
 
 
 def _behaves(rows: RowStore, keys: NDArray[np.uint64], columns: Columns, calibration: Comparison) -> Conduct | None:
-    """The second look at behaviour, for images that no pattern explains."""
+    """The second look at behaviour."""
     read = columns.read
+
+    def suspect_rows() -> Iterator[NDArray[np.float32]]:
+        first = 0
+        for part in rows.behaviour():
+            yield part[read[first : first + len(part)]]
+            first += len(part)
+
     finite = np.where(np.isposinf(columns.score), float(np.log(2)), columns.score)
     usual = np.where(np.isposinf(calibration.divergence), float(np.log(2)), calibration.divergence)
     return conduct(
-        Behaved(rows.behaviour()[read], columns.groups[read], keys[read], finite[read]),
-        Behaved(calibration.behaviour, calibration.teacher_top1, keys_of(calibration.ids), usual),
+        Behaved(suspect_rows, columns.groups[read], keys[read], finite[read]),
+        Behaved(lambda: [calibration.behaviour], calibration.teacher_top1, keys_of(calibration.ids), usual),
     )
 
 
-def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings, run: RunDirectory) -> Manifests:
+def write_samples(rows: RowStore, judged: Judged, sets: Sets, run: RunDirectory) -> Manifests:
     """samples.parquet, kept.csv and quarantine.csv."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -196,16 +232,9 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, settings: Settings
     def more(first: int, part: "pa.Table") -> dict[str, Any]:
         span = slice(first, first + len(part))
         read, flagged = columns.read[span], flags.flag[span]
+        unread = part["why_not_read"].to_pylist()
         why = [
-            _reason(f, e, c, settings) if r else w
-            for f, e, c, r, w in zip(
-                flagged,
-                flags.extrapolated[span],
-                _carriers(judged, span),
-                read,
-                part["why_not_read"].to_pylist(),
-                strict=True,
-            )
+            _reason(judged, row) if r else w for row, (r, w) in enumerate(zip(read, unread, strict=True), start=first)
         ]
         no_p = ~read | np.isnan(flags.p_values[span])
         carried = {}
@@ -240,32 +269,24 @@ def read_judged(run: RunDirectory) -> Judged:
     nothing = np.full(len(read), np.nan)
     columns = Columns(read, _whole(table["teacher_top1"].to_numpy()), np.zeros(len(read), bool), nothing)
     flag, doubtful = (table[name].to_numpy().astype(bool) for name in ("flag", "doubtful"))
-    flags = Flags(flag, nothing, np.zeros(len(read), bool), doubtful)
+    flags = Flags(flag, nothing, np.zeros(len(read), bool), np.full(len(read), -1), doubtful)
     patterns = load_patterns(run.state / PATTERNS)
     return Judged(columns, _whole(table["label"].to_numpy()), flags, None, patterns=patterns)
 
 
 def _carriers(judged: Judged, span: slice) -> NDArray[np.bool_]:
-    """Whether a proven trigger alone is reason enough to flag an image."""
-    p = judged.flags.p_values[span]
-    if judged.likeness is None:
-        return np.zeros(len(p), bool)
-    return np.asarray(2 * judged.likeness.p_values[span] <= p * (1 + 1e-9), bool)
+    """Whether an image's p-value is that of carrying a proven trigger."""
+    way = judged.flags.way[span]
+    proven = judged.likeness is not None and bool(judged.likeness.found)
+    return np.asarray(way == len(judged.reasons) - 1, bool) if proven else np.zeros(len(way), bool)
 
 
-def _reason(flagged: bool, extrapolated: bool, carries: bool, settings: Settings) -> str:
-    if not flagged:
+def _reason(judged: Judged, row: int) -> str:
+    if not judged.flags.flag[row]:
         return ""
-    if carries:
-        return "carries a pattern that moves the model and not the control"
-    if settings.rule == "argmax":
-        return "the control gives another answer"
-    what = (
-        "model and control part on it when it is mixed with clean images"
-        if settings.rule == "divergence"
-        else "the control doubts the model's answer"
-    )
-    return f"{what}; p-value extrapolated" if extrapolated else what
+    what = judged.reasons[max(0, int(judged.flags.way[row]))]
+    own_score = judged.flags.way[row] == 0
+    return f"{what}; p-value extrapolated" if own_score and judged.flags.extrapolated[row] else what
 
 
 def _whole(column: NDArray[Any]) -> NDArray[np.int64]:

@@ -4,7 +4,8 @@ Seeds are the images on which teacher and control part most. A discriminant show
 images that stand out along it give a pattern; the pattern is put onto clean images, and both networks are asked. Only
 a pattern that moves the teacher and not the control counts. Every image is then measured by how much of it it
 carries: so poison is found whose own answers betray nothing, and images that stand out for reasons of their own stay
-innocent.
+innocent. Where no pattern is proven, a warp may be at work, which leaves none: what images share then is where they
+are sharp and where soft (`kdaudit.trace`).
 """
 
 from collections.abc import Callable
@@ -13,11 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import beyond
+from kdaudit.calibration import beyond, rank_p_values
 from kdaudit.comparison import Subjects
-from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Whitening, appearance, fold_of
+from kdaudit.discriminant import (
+    LEAST_SEEDS,
+    SHARPNESS_NOISE,
+    Discriminant,
+    Matrix,
+    Pixels,
+    Whitening,
+    appearance,
+    fold_of,
+    sharpness,
+)
 from kdaudit.rereading import gather, reread
 from kdaudit.sample import Decoder, Source
+from kdaudit.trace import OFTEN, RARE, Trace, weigh
 from kdaudit.trigger import Pattern, Transplant, recover, transplant
 
 SEED_SHARES = (0.002, 0.01, 0.04)
@@ -48,7 +60,7 @@ class Suspects:
         source: their encoded form.
         read: whether they were compared.
         keys: from their digests, uint64.
-        score: what they were ranked by; NaN where not read.
+        score: what the most suspicious ones are chosen by; NaN where not read.
         teacher: the teacher's answers.
         student: the control's answers.
     """
@@ -97,19 +109,23 @@ class Found:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Likeness:
-    """How much of a proven pattern each image carries, as columns [m].
+    """How much of what was found each image carries, as columns [m] of suspect and [n] of clean held-out images.
 
     Attributes:
-        found: the proven patterns, at least one.
-        which: the pattern that an image carries most of, int64; -1 where not read.
+        found: the proven patterns; none where the images share a trace only.
+        trace: what they share where no pattern was proven.
+        which: the pattern that an image carries most of, int64; -1 where not read or no pattern was proven.
         score: standard deviations of calm images; NaN where not read.
-        p_values: of "carries none of them"; 1 where not read.
+        p_values: of "carries nothing of it"; 1 where not read.
+        clean_p_values: of the held-out clean images among the clean.
     """
 
     found: tuple[Found, ...]
+    trace: Trace | None
     which: NDArray[np.int64]
     score: NDArray[np.float64]
     p_values: NDArray[np.float64]
+    clean_p_values: NDArray[np.float64]
 
 
 def look(
@@ -119,15 +135,15 @@ def look(
     decoder: Decoder,
     on_image: Callable[[int], None] = lambda _n: None,
 ) -> Likeness | None:
-    """Look for patterns; None where none is proven.
+    """Look for patterns, then for a trace; None where neither is found.
 
     Args:
         suspects: the suspect images and their scores.
         clean: the clean pool.
         subjects: both networks.
         decoder: bytes to pixels.
-        on_image: told the number of records passed since the last call; the set is read once, and once more where a
-            pattern is proven.
+        on_image: told the number of records passed since the last call; the set is read once, and once more where
+            there is something to measure every image by.
     """
     geometry = subjects.preprocess.geometry
     known = suspects.read & np.isfinite(suspects.score)
@@ -140,37 +156,59 @@ def look(
     place = np.cumsum(wanted) - 1
     bench = _Bench(suspects, clean, subjects, pixels, place, calm, appearance(pixels))
     found = bench.patterns(ranked)
+    measures: list[tuple[Discriminant, Callable[[Pixels], Matrix]]] = [(one.discriminant, appearance) for one in found]
     if not found:
-        return None
-    clean_rows, clean_folds = appearance(clean.pixels), fold_of(clean.keys)
-    scores = np.full((len(found), len(known)), np.nan)
+        shared = bench.shared_sharpness(ranked)
+        if shared is None:
+            return None
+        measures = [(shared, sharpness)]
+    scores = np.full((len(measures), len(known)), np.nan)
     for index, part in reread(suspects.source, decoder, geometry, known, on_image):
-        rows, folds = appearance(part), fold_of(suspects.keys[index])
-        for number, one in enumerate(found):
-            scores[number, index] = one.discriminant.score(rows, folds)
-    p = np.ones_like(scores)
-    for number, one in enumerate(found):
-        reference = one.discriminant.score(clean_rows, clean_folds)
-        p[number, known] = likeness_p_values(scores[number, known], reference)
-    best = p.argmin(axis=0)
-    column = np.arange(len(known))
+        folds = fold_of(suspects.keys[index])
+        for number, (discriminant, seen) in enumerate(measures):
+            scores[number, index] = discriminant.score(seen(part), folds)
+    return _measured(suspects, clean, known, scores, measures, found)
+
+
+def _measured(
+    suspects: Suspects,
+    clean: CleanImages,
+    known: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    measures: "list[tuple[Discriminant, Callable[[Pixels], Matrix]]]",
+    found: list[Found],
+) -> Likeness | None:
+    """p-values of the scores along each discriminant, and what they amount to together."""
+    p, clean_p = np.ones_like(scores), []
+    calm = known & (suspects.score <= np.median(suspects.score[known]))
+    for number, (discriminant, seen) in enumerate(measures):
+        reference = discriminant.score(seen(clean.pixels), fold_of(clean.keys))
+        p[number, known] = likeness_p_values(scores[number, known], reference, float(np.median(scores[number, calm])))
+        clean_p.append(rank_p_values(reference)[clean.held_out])
+    trace = None
+    if not found:
+        trace = weigh(p[0, known], suspects.score[known])
+        if trace is None:
+            return None
+    best, column = p.argmin(axis=0), np.arange(len(known))
     return Likeness(
         tuple(found),
-        np.where(known, best, -1),
+        trace,
+        np.where(known & bool(found), best, -1),
         scores[best, column],
-        np.minimum(1.0, len(found) * p[best, column]),
+        np.minimum(1.0, len(measures) * p[best, column]),
+        np.minimum(1.0, len(measures) * np.min(clean_p, axis=0)),
     )
 
 
-def likeness_p_values(scores: NDArray[np.float64], clean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """p-values [m] of scores along a discriminant.
+def likeness_p_values(scores: NDArray[np.float64], clean: NDArray[np.float64], middle: float) -> NDArray[np.float64]:
+    """p-values [m] of scores along a discriminant, given the median of calm images along it.
 
     The larger of two. Clean images are exchangeable with innocent ones here, since no network's memory enters: their
     tail. And the mirror image of the suspect images' own lower tail, where no poison is (a discriminant's scores are
     symmetric without poison, as the mirror statistics of Dai et al., JASA 2023, assume): it guards against a clean
     pool of another make.
     """
-    middle = float(np.median(scores))
     return np.maximum(beyond(scores, clean), beyond(scores, 2 * middle - scores))
 
 
@@ -211,9 +249,31 @@ class _Bench:
             ranked = ranked[carried < CORE]
         return found
 
+    def shared_sharpness(self, ranked: NDArray[np.int64]) -> Discriminant | None:
+        """What the seeds share in where they are sharp; None where clean images show it as often."""
+        rows = sharpness(self.pixels)
+        whitening = Whitening.of(rows[self.place[self.calm]], SHARPNESS_NOISE)
+        reference, folds = sharpness(self.clean.pixels), fold_of(self.clean.keys)
+        total, best, most = int(self.suspects.read.sum()), None, 0.0
+        for count in self._counts(len(ranked), total):
+            seeds = ranked[:count]
+            one = whitening.towards(rows[self.place[seeds]], fold_of(self.suspects.keys[seeds]))
+            if one is None:
+                continue
+            usual = float(np.quantile(one.score(reference, folds), 1 - RARE))
+            beyond = one.score(rows[self.place[ranked]], fold_of(self.suspects.keys[ranked])) > usual
+            share = float(beyond.mean())
+            if share > max(most, OFTEN * RARE) and beyond.sum() >= LEAST_SEEDS:
+                best, most = one, share
+        return best
+
+    @staticmethod
+    def _counts(ranked: int, total: int) -> list[int]:
+        """Numbers of seeds to try."""
+        return sorted({min(ranked, max(LEAST_SEEDS, round(share * total))) for share in SEED_SHARES})
+
     def _strongest(self, whitening: Whitening, ranked: NDArray[np.int64]) -> Found | None:
-        total = int(self.suspects.read.sum())
-        tried = sorted({min(len(ranked), max(LEAST_SEEDS, round(share * total))) for share in SEED_SHARES})
+        tried = self._counts(len(ranked), int(self.suspects.read.sum()))
         candidates = [self._candidate(whitening, ranked[:count]) for count in tried]
         proven = [c for c in candidates if c is not None and c.proof.proven]
         return max(proven, key=lambda c: (c.proof.teacher - c.proof.student) / c.proof.images, default=None)
@@ -234,10 +294,20 @@ class _Bench:
             return None
         answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
         target = int(answers[counts.argmax()]) if counts.max() >= ONE_TARGET * len(core) else None
-        held_out = self.clean.pixels[self.clean.held_out]
-        proof = transplant(self.subjects, pattern, held_out, target)
-        if target is not None and not proof.proven:  # clean-label or many targets: any other answer will do
-            loose = transplant(self.subjects, pattern, held_out, None)
-            if loose.proven:
-                target, proof = None, loose
+        proof, target = self._proof(pattern, core, target)
         return Found(pattern, proof, target, discriminant, len(seeds))
+
+    def _proof(self, pattern: Pattern, core: NDArray[np.int64], target: int | None) -> tuple[Transplant, int | None]:
+        """What the pattern does to clean images: to all of them, to those like its carriers, to any other answer."""
+        held_out = self.clean.pixels[self.clean.held_out]
+        first = transplant(self.subjects, pattern, held_out, target)
+        if first.proven or target is None:
+            return first, target
+        sources, counts = np.unique(self.suspects.student[core], return_counts=True)
+        if counts.max() >= ONE_TARGET * len(core):  # a trigger that works on one class only
+            source = int(sources[counts.argmax()])
+            narrow = transplant(self.subjects, pattern, held_out, target, source=source)
+            if narrow.proven:
+                return narrow, target
+        loose = transplant(self.subjects, pattern, held_out, None)  # clean-label or many targets
+        return (loose, None) if loose.proven else (first, target)

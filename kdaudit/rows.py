@@ -69,12 +69,13 @@ class RowStore:
         parts = [pq.read_table(part, columns=list(names)) for part in self._parts()]
         return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
 
-    def behaviour(self) -> NDArray[np.float32]:
-        """The rows of behaviour, float32 [n, F]; NaN where an image was not read."""
+    def behaviour(self) -> Iterator[NDArray[np.float32]]:
+        """The rows of behaviour part by part, float32 [k, F]; NaN where an image was not read."""
         import pyarrow.parquet as pq
 
-        parts = [pq.read_table(part, columns=["behaviour"])["behaviour"].combine_chunks() for part in self._parts()]
-        return np.concatenate([p.flatten().to_numpy().reshape(len(p), -1) for p in parts])
+        for part in self._parts():
+            column = pq.read_table(part, columns=["behaviour"])["behaviour"].combine_chunks()
+            yield column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
 
     def keys(self) -> NDArray[np.uint64]:
         """A number from each row's content digest, uint64 [n]."""
@@ -166,8 +167,9 @@ def to_table(comparison: Comparison) -> "pa.Table":
             "gap": numbers(comparison.gap, pa.float64()),
             "js": numbers(comparison.js, pa.float64()),
             "divergence": numbers(comparison.divergence, pa.float64()),
+            # Three digits are enough for a discriminant, and this is the widest column by far.
             "behaviour": pa.FixedSizeListArray.from_arrays(
-                pa.array(comparison.behaviour.ravel(), pa.float32()), comparison.behaviour.shape[1]
+                pa.array(comparison.behaviour.ravel().astype(np.float16)), comparison.behaviour.shape[1]
             ),
         }
     )

@@ -43,6 +43,9 @@ PROVIDERS: tuple[str, ...] = ("auto", "cpu", "cuda", "tensorrt")
 MAX_INCIDENTS = 16
 """After so many images that a model did not survive, nothing more is expected of it."""
 
+MAX_FEATURES = 1 << 14
+"""Longest row of features that is taken; a longer one is a picture and no summary of one."""
+
 REPEAT_EVERY = 256
 """One run in so many is repeated: a model that rolls dice now and then is found, at half a percent of the time."""
 
@@ -83,6 +86,7 @@ class Session:
         self._together: bool | None = None  # whether images may share a run; None until the first run shows it
         self._proven = False
         self._runs = 0
+        self._features = 0  # numbers in a row of features; 0 until the first run shows it, and where there are none
         self.signature = signature
         self.threads = threads
         self.provider = engine.provider
@@ -97,7 +101,7 @@ class Session:
     def settled(self, signature: Signature) -> "Session":
         """The same loaded model under a signature that says more (the output kind, say)."""
         other = Session(self._engine, signature, self.threads)
-        other._together, other._proven = self._together, self._proven
+        other._together, other._proven, other._features = self._together, self._proven, self._features
         other.incidents, other._lock = self.incidents, self._lock
         return other
 
@@ -121,14 +125,7 @@ class Session:
                 not even survive the proof that it runs.
             Inconclusive: a confined model has died or blocked too often.
         """
-        tensor = tensor.astype(self.signature.input_type, copy=False)
-        if len(tensor) == 0:
-            return np.empty((0, self.signature.classes), np.float32)
-        if self._together is None:
-            with self._sharing:
-                if self._together is None:
-                    self._together = self._may_share(tensor)
-        return self._survived(tensor)
+        return self._answers(tensor)[:, : self.signature.classes]
 
     def logits(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """Scores whose softmax is the model's belief.
@@ -145,8 +142,40 @@ class Session:
         Raises:
             ModelRefused: KDA021, onnxruntime cannot run the model on this tensor.
         """
-        scores = self.raw(tensor)
+        return self._as_logits(self.raw(tensor))
+
+    def logits_and_features(self, tensor: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `logits`, and what the model's last linear layer read to give them, from the same run.
+
+        Args:
+            tensor: input [n, ...] in the signature's layout.
+
+        Returns:
+            Logits [n, K] and features [n, D], float32; D is 0 where the graph shows none. Non-finite values of the
+            model are left in.
+
+        Raises:
+            ModelRefused: KDA021, onnxruntime cannot run the model on this tensor.
+        """
+        found = self._answers(tensor)
+        classes = self.signature.classes
+        return self._as_logits(found[:, :classes]), found[:, classes:]
+
+    def _as_logits(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         return from_probabilities(scores) if self.signature.output_kind == "probabilities" else scores
+
+    def _answers(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Scores and features side by side, [n, K + D]."""
+        tensor = tensor.astype(self.signature.input_type, copy=False)
+        if len(tensor) == 0:
+            return np.empty((0, self.signature.classes + self._features), np.float32)
+        if self._together is None:
+            with self._sharing:
+                if self._together is None:
+                    together = self._may_share(tensor)
+                    self._features = self._measured_features(tensor[:1])
+                    self._together = together
+        return self._survived(tensor)
 
     def _survived(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """Ask once; if the model does not survive it, once more image by image in a process of its own."""
@@ -166,9 +195,10 @@ class Session:
         return scores
 
     def _repeat(self, tensor: NDArray[np.generic], scores: NDArray[np.float32]) -> None:
-        """Ask the same once more."""
+        """Ask the same once more; features are of another scale than the scores and follow from what they follow."""
+        scores = scores[:, : self.signature.classes]
         try:
-            again = self._run(tensor)
+            again = self._run(tensor)[:, : self.signature.classes]
         except (ModelRefused, WorkerLost):
             again = np.full_like(scores, np.nan)
         span = float(np.ptp(scores[np.isfinite(scores)], axis=None)) if np.isfinite(scores).any() else 1.0
@@ -182,7 +212,7 @@ class Session:
             ModelRefused: onnxruntime cannot run the model on any of them; then it is not the images' doing.
         """
         assert isinstance(self._engine, ConfinedEngine)
-        rows = np.full((len(tensor), self.signature.classes), np.nan, np.float32)
+        rows = np.full((len(tensor), self.signature.classes + self._features), np.nan, np.float32)
         refusals: list[ModelRefused] = []
         probe = self._engine.isolated()
         try:
@@ -218,23 +248,42 @@ class Session:
         *,
         together: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Ask about images [n, ...], n at least 1; one by one unless they may share a run. Scores [n, K]."""
+        """Ask about images [n, ...], n at least 1; one by one unless they may share a run. Answers [n, K + D]."""
         signature = self.signature
         together = self._together if together is None else together
         rows = signature.batch or (len(tensor) if together else 1)
         if not together and signature.batch:
             return np.concatenate([self._run(tensor[i : i + 1], engine, together=True) for i in range(len(tensor))])
         in_one = rows == len(tensor)
-        (array,) = (engine or self._engine).run(
-            {signature.input_name: tensor}, [signature.output_name], None if in_one else rows
-        )
+        wanted = [signature.output_name, *([signature.features] if signature.features and self._features else [])]
+        array, *more = (engine or self._engine).run({signature.input_name: tensor}, wanted, None if in_one else rows)
         if array.size != len(tensor) * signature.classes or array.dtype.kind != "f":
             given = f"{array.dtype} {list(array.shape)} for a batch of {len(tensor)}"
             raise ModelRefused(
                 "KDA021",
                 f"output {signature.output_name} gave {given}; {signature.classes} scores each are needed",
             )
-        return array.reshape(len(tensor), signature.classes).astype(np.float32, copy=False)
+        scores = array.reshape(len(tensor), signature.classes).astype(np.float32, copy=False)
+        if not more:
+            return scores
+        if more[0].size != len(tensor) * self._features:
+            given = f"{list(more[0].shape)} for a batch of {len(tensor)}"
+            raise ModelRefused("KDA021", f"tensor {signature.features} gave {given}; it gave another size before")
+        return np.concatenate([scores, more[0].reshape(len(tensor), -1).astype(np.float32)], axis=1)
+
+    def _measured_features(self, one: NDArray[np.generic]) -> int:
+        """Numbers in a row of features; 0 where they are not one row of numbers for each image."""
+        signature = self.signature
+        if signature.features is None:
+            return 0
+        rows = signature.batch or 1
+        try:
+            (array,) = self._engine.run({signature.input_name: np.repeat(one, rows, axis=0)}, [signature.features])
+        except (ModelRefused, WorkerLost):
+            return 0
+        length = array.size // rows
+        flat = array.ndim >= 2 and array.shape[:2] == (rows, length)
+        return length if flat and array.dtype.kind in "fiu" and 0 < length <= MAX_FEATURES else 0
 
     def _may_share(self, tensor: NDArray[np.generic]) -> bool:
         """Whether an image's answer is the same alone and beside others.

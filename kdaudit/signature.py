@@ -33,6 +33,8 @@ class Signature:
         label_output: name of a separate top-1 label output, if there is one.
         map_output: name of a ZipMap output (sequence of maps), if there is one; `output_name` is then the
             tensor that feeds it.
+        features: name of the tensor that the last linear layer reads, a further output of the canonical copy; None
+            where the graph shows none.
     """
 
     input_name: str
@@ -51,3 +53,4 @@ class Signature:
     class_names: tuple[str, ...] | None = None
     label_output: str | None = None
     map_output: str | None = None
+    features: str | None = None

@@ -125,7 +125,15 @@ def recover(
     return Pattern(here, there, keep, changed, _kind(here - there, keep, changed), len(members))
 
 
-def transplant(subjects: Subjects, pattern: Pattern, clean: Pixels, target: int | None, batch: int = 64) -> Transplant:
+def transplant(
+    subjects: Subjects,
+    pattern: Pattern,
+    clean: Pixels,
+    target: int | None,
+    *,
+    source: int | None = None,
+    batch: int = 64,
+) -> Transplant:
     """Put a pattern onto clean images and ask both networks.
 
     Args:
@@ -133,6 +141,7 @@ def transplant(subjects: Subjects, pattern: Pattern, clean: Pixels, target: int 
         pattern: what was recovered.
         clean: images that nothing was trained on, uint8 [n, H, W, C].
         target: the class that the cluster's images get; None where they have no one class.
+        source: the only class that the pattern may work on, by the control's answer; None: all.
         batch: images at a time.
     """
     images = teacher_moved = student_moved = 0
@@ -146,6 +155,8 @@ def transplant(subjects: Subjects, pattern: Pattern, clean: Pixels, target: int 
         else:
             asked = (before[0] != target) & (before[1] != target)
             moved = [a == target for a in after]
+        if source is not None:
+            asked &= before[1] == source
         images += int(asked.sum())
         teacher_moved += int((moved[0] & asked).sum())
         student_moved += int((moved[1] & asked).sum())

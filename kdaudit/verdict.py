@@ -17,6 +17,7 @@ from kdaudit.flagging import Columns, Flags, score_of
 from kdaudit.likeness import Found
 from kdaudit.multiplicity import PRICE
 from kdaudit.settings import Rule, Settings
+from kdaudit.trace import Trace
 
 State = Literal["PASSED", "FAILED", "INCONCLUSIVE"]
 SEVERITIES = ("low", "medium", "high", "critical")
@@ -29,6 +30,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA205": "the model and its control part more on these images than on clean ones",
     "KDA206": "many images stand out beyond what can be counted, and do not gather",
     "KDA207": "a pattern that images share moves the model and not its control",
+    "KDA208": "images that share a trace are those on which model and control part",
 }
 """Rule ids of behavioural findings and short titles."""
 
@@ -78,6 +80,7 @@ class Evidence:
         disagreement_clean: the same on the calibration images.
         excess: share of scanned images above the calibration scores' 90 % point, minus 10 %.
         triggers: patterns that were put onto clean images and proven.
+        trace: what images share where no pattern was proven.
     """
 
     scanned: int
@@ -91,6 +94,7 @@ class Evidence:
     disagreement_clean: float
     excess: float
     triggers: tuple[Found, ...] = ()
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,7 @@ def judge(
     settings: Settings,
     names: tuple[str, ...] | None = None,
     triggers: tuple[Found, ...] = (),
+    trace: Trace | None = None,
 ) -> Verdict:
     """The model-level call.
 
@@ -131,9 +136,11 @@ def judge(
         settings: thresholds.
         names: the model's class names, for the sentences.
         triggers: patterns that the second look has proven.
+        trace: what images share where it has proven none.
     """
     clean_score = score_of(calibration, settings.rule)
-    evidence = replace(_evidence(suspect, flags, calibration, clean_score, settings.fdr), triggers=triggers)
+    evidence = _evidence(suspect, flags, calibration, clean_score, settings.fdr)
+    evidence = replace(evidence, triggers=triggers, trace=trace)
     findings = sorted(
         (*static, *_behaviour(evidence, suspect, settings.rule, names)),
         key=lambda f: -SEVERITIES.index(f.severity),
@@ -174,6 +181,7 @@ def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[st
     if strange:
         found.append(Finding("KDA204", "high", f"the model answers {strange:,} images with values that are no numbers"))
     found += [_trigger_finding(one, names) for one in evidence.triggers]
+    found += [_trace_finding(evidence.trace)] if evidence.trace else []
     gathered = bool(evidence.triggers)  # flags that share a proven pattern are no scatter, whatever their answers
     for g in evidence.gatherings:
         if _gathers(g, evidence, rule):
@@ -240,6 +248,15 @@ def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
         "critical",
         f"a {one.pattern.kind} recovered from {one.pattern.members:,} images, put onto clean images, moves "
         f"{proof.teacher:,} of {proof.images:,} {where} in the model and {proof.student:,} in the control: a trigger",
+    )
+
+
+def _trace_finding(trace: Trace) -> Finding:
+    return Finding(
+        "KDA208",
+        "medium",
+        f"{trace.carriers:,} images share where they are sharp and where soft, as after a warp or a dither, and "
+        f"{trace.parting:,} of them are among the tenth on which model and control part most",
     )
 
 

@@ -24,7 +24,8 @@ def images(n: int, seed: int, poison: int = 0, shift: float = 4.0) -> Behaved:
     score = rng.exponential(0.05, n)
     score[:poison] += rng.exponential(0.1, poison)
     keys = rng.integers(0, 2**63, n, dtype=np.uint64)
-    return Behaved(rows.astype(np.float32), answers, keys, score)
+    matrix = rows.astype(np.float32)
+    return Behaved(lambda: [matrix[: n // 3], matrix[n // 3 :]], answers, keys, score)
 
 
 def test_images_with_a_behaviour_of_their_own_are_found_whatever_their_own_score():
@@ -47,9 +48,10 @@ def test_without_anything_to_find_p_values_are_those_of_innocents(seed):
 def test_a_rare_answer_is_no_behaviour():
     """All images of answer 3 are unlike the rest, in the suspect set as among the clean: nothing follows."""
     suspect, clean = images(4000, 0), images(500, 1)
-    odd, odd_clean = suspect.answers == 3, clean.answers == 3
-    suspect.rows[odd] += 40
-    clean.rows[odd_clean] += 40
+    odd = suspect.answers == 3
+    for one in (suspect, clean):
+        rows = np.concatenate(list(one.rows())) + 40 * (one.answers == 3)[:, None]
+        object.__setattr__(one, "rows", lambda rows=rows: [rows])
     suspect.score[odd] += 0.05
     found = conduct(suspect, clean)
     assert found is not None

@@ -109,8 +109,8 @@ def test_too_few_images_are_not_looked_at():
 def test_p_values_are_no_smaller_than_either_yardstick_says():
     rng = np.random.default_rng(0)
     clean, suspect = rng.normal(0, 1, 1000), np.concatenate([rng.normal(0, 1, 5000), rng.normal(12, 1, 300)])
-    p = likeness_p_values(suspect, clean)
+    p = likeness_p_values(suspect, clean, 0.0)
     assert (p[5000:] < 1e-6).all()
     assert abs((p[:5000] < 0.05).mean() - 0.05) < 0.02
     wide = np.concatenate([rng.normal(0, 2, 5000), rng.normal(12, 1, 300)])  # a clean pool of another, narrower make
-    assert (likeness_p_values(wide, clean)[:5000] < 0.01).mean() < 0.03
+    assert (likeness_p_values(wide, clean, 0.0)[:5000] < 0.01).mean() < 0.03

@@ -59,7 +59,7 @@ def filled(directory: Path, *parts: Comparison, recipe: str = "one") -> RowStore
 
 def test_the_rows_of_behaviour_and_the_keys_come_back_in_order(tmp_path):
     store = filled(tmp_path, comparison(0, 12), comparison(12, 5, unread=(13,)))
-    found = store.behaviour()
+    found = np.concatenate(list(store.behaviour()))
     assert found.shape == (17, 2)
     assert np.isnan(found[13]).all()
     keep = np.arange(17) != 13

@@ -13,6 +13,7 @@ from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, flag, score_of
 from kdaudit.likeness import Found
 from kdaudit.settings import Settings
+from kdaudit.trace import Trace
 from kdaudit.trigger import Pattern, Transplant
 from kdaudit.verdict import BEHAVIOUR, Verdict, judge
 
@@ -51,6 +52,7 @@ class Case:
     static: tuple[Finding, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     images: int = 10_000
+    trace: Trace | None = None
     triggers: tuple[Found, ...] = ()
 
     def judged(self) -> Verdict:
@@ -70,10 +72,11 @@ class Case:
         rule = self.settings.get("rule", "divergence")
         disagrees = flags if rule == "argmax" else np.zeros(m, bool)
         p = np.full(m, np.nan) if rule == "argmax" else np.where(flags, 1e-4, 0.5)
-        result = Flags(flag=flags, p_values=p, extrapolated=flags & self.extrapolated, doubtful=np.zeros(m, bool))
+        nothing = np.zeros(m, bool)
+        result = Flags(flags, p, flags & self.extrapolated, np.zeros(m, np.int64), nothing)
         return judge(
             Columns(read, groups, disagrees, score), result, calibration_of(np.linspace(0, 0.5, self.calibration)),
-            self.static, self.fidelity, Settings(**self.settings), NAMES, self.triggers,
+            self.static, self.fidelity, Settings(**self.settings), NAMES, self.triggers, self.trace,
         )  # fmt: skip
 
 
@@ -105,6 +108,9 @@ TABLE = {
     "trigger-without-a-target": (
         Case(scattered=200, extrapolated=True, triggers=(trigger(None),)), "FAILED", {"KDA207"},
         "moves 390 of 400 to other answers in the model and 3 in the control",
+    ),
+    "trace": (
+        Case({3: 20}, trace=Trace(300, 240)), "FAILED", {"KDA201", "KDA208"}, "20 of 20 flagged images",
     ),
     "few-scattered": (Case(scattered=30), "PASSED", {"KDA203"}, STANDARD),
     "many-scattered": (Case(scattered=200), "FAILED", {"KDA202"}, "200 of 10,000 images are poison candidates"),
@@ -172,7 +178,7 @@ def test_strange_answers_never_gather():
     """An answer that is no number is a finding of its own and no target class."""
     m = 1000
     groups = np.full(m, -1)
-    flags = Flags(np.ones(m, bool), np.zeros(m), np.zeros(m, bool), np.zeros(m, bool))
+    flags = Flags(np.ones(m, bool), np.zeros(m), np.zeros(m, bool), np.zeros(m, np.int64), np.zeros(m, bool))
     verdict = judge(
         Columns(np.ones(m, bool), groups, np.zeros(m, bool), np.full(m, np.inf)), flags,
         calibration_of(np.linspace(0, 0.5, 200)), (), 0.9, Settings(),
@@ -189,7 +195,7 @@ def test_clean_images_with_infinite_scores_do_not_stop_the_judging(share):
     nothing = np.zeros(m, bool)
     verdict = judge(
         Columns(~nothing, np.arange(m) % K, nothing, np.linspace(0, 0.5, m)),
-        Flags(nothing, np.ones(m), nothing, nothing),
+        Flags(nothing, np.ones(m), nothing, np.zeros(m, np.int64), nothing),
         calibration_of(clean), (), 0.9, Settings(),
     )  # fmt: skip
     assert np.isfinite(verdict.evidence.excess)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isqrt, prod
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from kdaudit.admission.features import features_of
 from kdaudit.admission.limits import MAX_BATCH, MAX_CLASSES, MAX_INPUT, MAX_PIXELS
 from kdaudit.admission.names import class_names
 from kdaudit.admission.outputs import Scores, find_scores
@@ -27,7 +28,7 @@ class ImageInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A signature, and the tensor that must become an output for it to hold (ZipMap), if any."""
+    """A signature, and the tensors that must become outputs for it to hold (behind a ZipMap; last features)."""
 
     signature: Signature
     extra_outputs: tuple["ValueInfoProto", ...] = ()
@@ -77,8 +78,18 @@ def find_interface(model: "ModelProto") -> Interface:
         class_names=scores.names or class_names(metadata, scores.classes),
         label_output=scores.label_output,
         map_output=scores.map_output,
+        features=features_of(graph, scores.name),
     )
-    return Interface(signature, scores.extra_outputs)
+    return Interface(signature, (*scores.extra_outputs, *_features_output(graph, signature.features)))
+
+
+def _features_output(graph: "GraphProto", name: str | None) -> tuple["ValueInfoProto", ...]:
+    """The features as an output; of no stated type, which onnxruntime infers."""
+    from onnx import ValueInfoProto
+
+    if name is None or any(value.name == name for value in graph.output):
+        return ()
+    return (ValueInfoProto(name=name),)
 
 
 def _image_value(graph: "GraphProto") -> "ValueInfoProto":

@@ -143,6 +143,12 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "the model changes its answers and the control does not. That is what a trigger is.",
         "Do not use the model. report.html shows the pattern; quarantine.csv lists the images that carry it.",
     ),
+    "KDA208": (
+        "Images share a trace of how they were made (bent, resampled, quantised, dithered: it shows in where they are "
+        "sharp), and they are the images on which model and control part. A warp leaves no pattern that could be put "
+        "onto other images, so this is evidence and no proof.",
+        "Ask where these images come from; those that are flagged are in quarantine.csv.",
+    ),
 }
 
 _SEVERITIES: dict[str, Severity] = {
@@ -152,13 +158,13 @@ _SEVERITIES: dict[str, Severity] = {
 
 _PRECISION: dict[str, Precision] = {
     "KDA101": "very-high", "KDA102": "medium", "KDA201": "high", "KDA202": "medium", "KDA203": "low", "KDA204": "high",
-    "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
+    "KDA205": "low", "KDA206": "low", "KDA207": "very-high", "KDA208": "medium",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
     "KDA201": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
     "KDA202": ("AML.T0020",), "KDA203": ("AML.T0020",), "KDA205": ("AML.T0020",), "KDA206": ("AML.T0020",),
-    "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
+    "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"), "KDA208": ("AML.T0020", "AML.T0043.004"),
 }  # fmt: skip
 
 

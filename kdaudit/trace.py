@@ -1,0 +1,49 @@
+"""Stage 7, a trace: images that share where they are sharp, and whether that has to do with their answers.
+
+A warp, a resampling or a dither leaves no pattern that could be put onto other images, so nothing can be proven by
+transplant. What can be shown is that the images that carry it are those on which model and control part: images from
+another camera share a trace as well, and part no more than others do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdaudit.calibration import Column, interval
+
+RARE = 0.002
+"""Images count as carriers up to this p-value."""
+
+OFTEN = 3.0
+"""How many times more carriers there must be than chance gives."""
+
+SUSPICIOUS, PARTING = 0.1, 0.5
+"""Of the carriers at least half (surely: 99 % interval) must be among the most suspicious tenth of all images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What carriers of a trace have to do with the suspicious images.
+
+    Attributes:
+        carriers: images whose trace one in 500 clean images has.
+        parting: of these, how many are among the most suspicious tenth of all images.
+    """
+
+    carriers: int
+    parting: int
+
+
+def weigh(p_values: Column, score: Column) -> Trace | None:
+    """Whether a trace goes with suspicious behaviour; None where it does not.
+
+    Args:
+        p_values: of "carries no such trace", [m]; found without regard to an image's own score (cross-fitted).
+        score: how suspicious each image is, [m].
+    """
+    carries = p_values <= RARE
+    count = int(carries.sum())
+    if count < OFTEN * RARE * len(p_values):
+        return None
+    parting = int((score[carries] > np.quantile(score, 1 - SUSPICIOUS)).sum())
+    return Trace(count, parting) if interval(parting, count, 0.99)[0] >= PARTING else None
