@@ -64,7 +64,7 @@ def test_zipmap_is_read_where_it_is_fed(tmp_path):
     assert (s.output_name, s.label_output, s.map_output) == ("inner", "label", "map")
     assert (s.class_names, s.classes, s.output_kind) == (names, 5, "probabilities")
     copy = onnx.ModelProto.FromString(teacher.model)
-    assert [value.name for value in copy.graph.output] == ["label", "map", "inner"]
+    assert [value.name for value in copy.graph.output] == ["label", "map", "inner", "flat"]
     original = classifier(PATTERNS, RECIPE, head="zipmap", names=names)
     assert list(copy.graph.node) == list(original.graph.node)
 

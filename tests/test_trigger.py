@@ -128,3 +128,17 @@ def test_a_pattern_is_proven_where_the_teacher_alone_moves(teacher, student, pro
 )  # fmt: skip
 def test_the_bar_for_a_proof(images, teacher, student, proven):
     assert Transplant(images, teacher, student).proven is proven
+
+
+def test_a_trigger_of_one_class_is_asked_about_on_images_of_that_class():
+    ordinary, classes = natural(2000, 0)
+    members, member_classes = natural(200, 1)
+    found = recover(patched(members), member_classes, ordinary, classes)
+    assert found is not None
+    clean, _ = natural(600, 5)
+    before = Backdoored(False)(clean).argmax(1)
+    for source in np.unique(before[before != 0]):
+        proof = transplant(subjects(True, False), found, clean, 0, source=int(source))
+        assert proof.images == (before == source).sum()
+        assert proof.teacher == proof.images
+    assert transplant(subjects(True, False), found, clean, 0, source=0).images == 0

@@ -10,7 +10,7 @@ from kdaudit.admission import Finding
 from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.comparison import Comparison
 from kdaudit.discriminant import FOLDS, Discriminant
-from kdaudit.flagging import Columns, Flags, flag, score_of
+from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
 from kdaudit.likeness import Found
 from kdaudit.settings import Settings
 from kdaudit.trace import Trace
@@ -327,3 +327,47 @@ def test_nothing_read_gives_no_flags():
     columns, clean = suspects(20)
     dark = Columns(np.zeros(20, bool), columns.groups, columns.disagrees, np.full(20, np.nan))
     assert not flag(dark, clean, "divergence", 0.05).flag.any()
+
+
+# -- the second looks
+
+
+def test_two_looks_together_see_what_each_alone_hardly_does():
+    rng = np.random.default_rng(0)
+    clean = [rng.uniform(1e-3, 1, 1000) for _ in range(2)]
+    innocent = [rng.uniform(0, 1, 5000) for _ in range(2)]
+    faint = [np.full(500, 0.01), np.full(500, 0.01)]
+    p, among = combined([np.concatenate(pair) for pair in zip(faint, innocent, strict=True)], clean)
+    assert (p[:500] < 2.5e-3).all()
+    assert abs((p[500:] < 0.05).mean() - 0.05) < 0.02
+    assert abs((among <= 0.1).mean() - 0.1) < 0.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_looks_that_see_the_same_make_no_false_alarms_together(seed):
+    """Fisher's own law would count the same evidence twice; the clean images' products do not."""
+    rng = np.random.default_rng(seed)
+    clean, innocent = rng.uniform(1e-3, 1, 1000), rng.uniform(0, 1, 20_000)
+    p, _ = combined([innocent, innocent], [clean, clean])
+    assert (p < 0.01).mean() < 0.02
+    assert (p < 1e-4).mean() < 1e-3
+
+
+def test_one_look_is_what_it_is():
+    p, among = combined([np.array([0.2, 0.4])], [np.array([0.3])])
+    assert p.tolist() == [0.2, 0.4]
+    assert among.tolist() == [0.3]
+
+
+def test_an_image_says_which_look_it_was_flagged_for():
+    columns, clean = suspects(seed=4)
+    m, n = len(columns.read), len(clean.scores)
+    quiet = np.random.default_rng(2).uniform(1 / n, 1, n)
+    behaves, carries = np.random.default_rng(0).uniform(0, 1, m), np.random.default_rng(1).uniform(0, 1, m)
+    behaves[100:140], carries[200:260] = 1e-9, 1e-9
+    looks = (SecondLook(behaves, quiet, "behaves"), SecondLook(carries, quiet, "carries", proven=True))
+    found = flag(columns, clean, "divergence", 0.05, looks)
+    assert found.flag[200:260].all()
+    assert (found.way[100:140] == 1).all()
+    assert (found.way[200:260] == 2).all()
+    assert (found.way[~columns.read] == -1).all()
