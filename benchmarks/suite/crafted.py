@@ -1,5 +1,7 @@
 """Triggers that an attacker computes with a network of his own, trained on the same data without poison."""
 
+import copy
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -86,29 +88,47 @@ class TriggerGenerator(nn.Module):
         return out
 
 
-def train_generator(net: nn.Module, pixels: Pixels, target: int, seed: int, eps: float = 24.0) -> TriggerGenerator:
-    """A generator whose patterns differ between images (diversity loss) and push the attacker's network to `target`."""
+def train_generator(
+    net: nn.Module, pixels: Pixels, labels: NDArray[np.int64], target: int, seed: int, eps: float = 24.0
+) -> TriggerGenerator:
+    """A generator and a network that learn each other (Nguyen and Tran, 2020, without the mask).
+
+    The network is a copy that goes on training: clean images keep their class, an image with its own pattern gets
+    `target`, an image with the pattern of another keeps its class. The generator wants the same, and patterns that
+    differ between images. So its patterns say nothing to a network that was not trained with it.
+    """
     torch.manual_seed(seed)
-    drawer = TriggerGenerator(pixels.shape[3])
-    optimizer = torch.optim.Adam(drawer.parameters(), 2e-3)
+    drawer, victim = TriggerGenerator(pixels.shape[3]), copy.deepcopy(net).requires_grad_(True).train()
+    drawing = torch.optim.Adam(drawer.parameters(), 2e-3)
+    learning = torch.optim.SGD(victim.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
     order = torch.Generator().manual_seed(seed)
-    for _ in range(150):
-        index = torch.randint(0, len(pixels), (2, 96), generator=order)
-        a, b = lab.tensor(pixels[index[0].numpy()]), lab.tensor(pixels[index[1].numpy()])
-        pa, pb = drawer(a), drawer(b)
-        hit = F.cross_entropy(net((a + eps / 255 * pa).clamp(0, 1)), torch.full((len(a),), target))
-        apart = (a - b).flatten(1).norm(dim=1) / ((pa - pb).flatten(1).norm(dim=1) + 1e-4)
-        loss = hit + apart.mean()
-        optimizer.zero_grad()
+    known = torch.from_numpy(labels)
+    for _ in range(300):
+        index = torch.randint(0, len(pixels), (2, 64), generator=order)
+        a, b = (lab.tensor(pixels[i.numpy()]) for i in index)
+        own, other = drawer(a), drawer(b)
+        shown = torch.cat([a, a + eps / 255 * own, a + eps / 255 * other]).clamp(0, 1)
+        wanted = torch.cat([known[index[0]], torch.full((64,), target), known[index[0]]])
+        apart = (a - b).flatten(1).norm(dim=1) / ((own - other).flatten(1).norm(dim=1) + 1e-4)
+        loss = F.cross_entropy(victim(shown), wanted) + apart.mean()
+        for optimizer in (drawing, learning):
+            optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        drawing.step()
+        learning.step()
     return drawer.eval()
 
 
-def sample_specific(drawer: TriggerGenerator, pixels: Pixels, eps: float = 24.0) -> Pixels:
-    """Each image with the pattern drawn for it."""
+def sample_specific(
+    drawer: TriggerGenerator, pixels: Pixels, eps: float = 24.0, patterns_of: Pixels | None = None
+) -> Pixels:
+    """Each image with the pattern drawn for it, or for the image at the same place of `patterns_of`."""
+    drawn_for = lab.tensor(pixels if patterns_of is None else patterns_of).split(500)
     with torch.inference_mode():
-        parts = [(x + eps / 255 * drawer(x)).clamp(0, 1) for x in lab.tensor(pixels).split(500)]
+        parts = [
+            (x + eps / 255 * drawer(y)).clamp(0, 1)
+            for x, y in zip(lab.tensor(pixels).split(500), drawn_for, strict=True)
+        ]
     return _pixels(torch.cat(parts))
 
 

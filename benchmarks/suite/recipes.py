@@ -167,8 +167,14 @@ def _bpp_noise(x: Pixels, _y: Labels, g: Generator, _a: Attacker) -> Pixels:
     return triggers.bpp_negative(x, g)
 
 
+def _input_aware_noise(x: Pixels, _y: Labels, g: Generator, a: Attacker) -> Pixels:
+    """Cross-trigger mode: the patterns of other images."""
+    drawer = a.once("drawer", lambda: crafted.train_generator(a.network(), *a.training, TARGET, a.seed))
+    return crafted.sample_specific(drawer, x, patterns_of=x[g.permutation(len(x))])
+
+
 def _input_aware(x: Pixels, _y: Labels, _g: Generator, a: Attacker) -> Pixels:
-    drawer = a.once("drawer", lambda: crafted.train_generator(a.network(), a.training[0], TARGET, a.seed))
+    drawer = a.once("drawer", lambda: crafted.train_generator(a.network(), *a.training, TARGET, a.seed))
     return crafted.sample_specific(drawer, x)
 
 
@@ -203,7 +209,9 @@ RECIPES = {
         Recipe("sig", "clean", "[4]", _sig, relabel=_unchanged, choose=_target_class, rate=0.06),
         Recipe("wanet", "dirty", "[6], s = 1", _wanet, rate=0.10, cover=2.0, cover_plant=_wanet_noise, lossless=True),
         Recipe("blended", "dirty", "[2], a Garfield for Hello Kitty", _blended, holdout=True),
-        Recipe("input-aware", "dirty", "[7, 16], static poison", _input_aware),
+        Recipe(
+            "input-aware", "dirty", "[7, 16], static poison", _input_aware, cover=1.0, cover_plant=_input_aware_noise
+        ),
         Recipe("ctrl", "clean", "[11]", _ctrl, relabel=_unchanged, choose=_target_class, lossless=True, holdout=True),
         Recipe("adap-blend", "dirty", "[14]", _adap_blend_plant, _blended, cover=1.0),
         Recipe("untargeted", "dirty", "[19]", _patch, relabel=_any_other, choose=_all, holdout=True),
