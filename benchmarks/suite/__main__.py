@@ -31,6 +31,8 @@ def main() -> int:
     parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--no-repair", action="store_true")
+    parser.add_argument("--again", action="store_true", help="judge anew: the detector has changed, the controls not")
     parser.add_argument("--table", action="store_true", help="run nothing: print what is finished")
     parser.add_argument("--save", action="store_true", help="also write benchmarks/results/suite_*.md")
     options = parser.parse_args()
@@ -42,12 +44,18 @@ def main() -> int:
         for name in data:
             for attack in options.attacks:
                 case = worlds.case(name, attack, rate, seed)
-                if options.table:
-                    finished = sorted(case.folder.glob(f"row-{clean:g}*.json"))[:1]  # with any further options
-                    rows += [json.loads(row.read_text()) for row in finished]
-                    continue
-                print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
-                rows.append(measure.measure(case, clean, with_peers=not options.no_peers))
+                kept = case.folder / f"row-{clean:g}.json"
+                if not options.table:
+                    print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
+                    row = measure.measure(
+                        case,
+                        clean,
+                        with_peers=not options.no_peers,
+                        with_repair=not options.no_repair,
+                        again=options.again,
+                    )
+                    kept.write_text(json.dumps(row, indent=1))
+                rows += [json.loads(kept.read_text())] if kept.exists() else []
     text = table.render(rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %")
     print(text)
     if options.save:

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,31 +35,89 @@ class Truth:
     innocent: NDArray[np.bool_]
 
 
-def measure(case: Case, share: float, *, with_peers: bool = True, extra: tuple[str, ...] = ()) -> Row:
-    """Build what is missing, audit, compare with the truth; a finished row is read back.
+def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: bool = True, again: bool = False) -> Row:
+    """Build what is missing, audit, compare with the truth.
+
+    In stages that are kept, each beside what it cost: the control (`kdaudit distill`), the audit with it (`kdaudit
+    compare`), the repair (`kdaudit repair`) and the peers. Together the first three are what `kdaudit scan` does.
 
     Args:
         case: data set, recipe, rate, seed.
         share: of the clean pool, relative to the delivery.
         with_peers: whether the peers run too.
-        extra: further options for `kdaudit scan`.
+        with_repair: whether the control is tuned on what was kept.
+        again: judge anew (the detector has changed), on the control that is there.
     """
     worlds.build(case)
-    tag = f"{share:g}" + "".join(extra).replace("-", "").replace("/", "")
-    run = case.folder / f"run-{tag}"
-    done = case.folder / f"row-{tag}.json"
-    if done.exists():
-        found: Row = json.loads(done.read_text())
-        return found
     pool = worlds.pool(case.data, share, case.seed)
-    spent = _scan(case, pool, run, extra)
+    control, run, repaired = (case.folder / f"{name}-{share:g}{end}" for name, end in STAGES)
+    if again:
+        for old in (run.with_suffix(".json"), repaired, repaired.with_suffix(".json")):
+            old.unlink(missing_ok=True)
+    seed = ("--seed", str(case.seed), "--quiet")
+    spent = {
+        "distil": _spent(control.with_suffix(".json"), "distill", case.teacher, pool, "-o", control, *seed),
+        "audit": _spent(
+            run.with_suffix(".json"), "compare", case.teacher, control, case.delivery.parent, "--clean", pool,
+            "-o", run, "--exit-zero", *seed,
+        ),
+    }  # fmt: skip
+    if with_repair:
+        spent["repair"] = _spent(repaired.with_suffix(".json"), "repair", run, "-o", repaired, "--quiet")
+    row = _audited(case, share, run) | {
+        "cpu": spent,
+        "control": _success(case, control),
+        "repaired": _success(case, repaired) if repaired.exists() else None,
+        "baseline": worlds.build(worlds.case(case.data, "clean", 0.0, case.seed)).facts()["accuracy"],
+    }
+    if with_peers:
+        row["methods"] |= _kept(case.folder / f"peers-{share:g}.json", lambda: _peers(case, pool))
+    return row
+
+
+STAGES = (("control", ".onnx"), ("run", ""), ("repaired", ".onnx"))
+
+
+def _kept(path: Path, make: Callable[[], Row]) -> Row:
+    """What a file holds; made and kept where there is none."""
+    if not path.exists():
+        path.write_text(json.dumps(make(), indent=1))
+    found: Row = json.loads(path.read_text())
+    return found
+
+
+def _spent(note: Path, *command: str | Path) -> float | None:
+    """CPU-seconds of a kdaudit command, run unless its note is there; None where an interrupted one went on."""
+
+    def run() -> Row:
+        target = note.with_suffix("")
+        resumed = target.is_dir()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        line = [sys.executable, "-m", "kdaudit", *map(str, command)]
+        done = subprocess.run(line, capture_output=True, text=True, env=os.environ, check=False)
+        if done.returncode:
+            raise SystemExit(f"kdaudit {command[0]} ended with {done.returncode} for {note}: {done.stderr.strip()}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return {"cpu": None if resumed else spent}
+
+    spent: float | None = _kept(note, run)["cpu"]
+    return spent
+
+
+def _audited(case: Case, share: float, run: Path) -> Row:
+    """What the audit says, against the truth."""
     report = json.loads((run / "report.json").read_text())
     truth = case.truth()
-    judged = Truth(truth["poison"], ~truth["poison"] & ~truth["cover"])
+    judged = _judged(truth)
     table = pq.read_table(run / "samples.parquet").to_pydict()
     order = _order(table["path"], case.names())
-    columns = {name: np.asarray(table[name])[order] for name in ("flag", "teacher_top1", "student_top1", "score")}
-    row: Row = {
+    columns = {name: np.asarray(table[name])[order] for name in ("flag", "teacher_top1", "student_top1", "p_value")}
+    flag, answers = columns["flag"].astype(bool), columns["teacher_top1"]
+    own = rates(flag, -columns["p_value"].astype(np.float64), judged)
+    at_work = judged.poison & (answers == truth["labels"])
+    own |= {"at_work": int(at_work.sum()), "hits_at_work": int((flag & at_work).sum())}
+    return {
         "data": case.data,
         "attack": case.recipe.name,
         "kind": case.recipe.kind,
@@ -74,22 +133,13 @@ def measure(case: Case, share: float, *, with_peers: bool = True, extra: tuple[s
         "verdict": report["verdict"],
         "why": report["why"],
         "findings": [f["rule"] for f in report["findings"]],
-        "cpu": spent,
-        "timings": report["timings"],
-        "methods": {},
+        "messages": [f["message"] for f in report["findings"] if f["rule"].startswith("KDA2")],
+        "methods": {"kdaudit": own, "argmax (paper)": rates(answers != columns["student_top1"], None, judged)},
     }
-    suspicious = columns["score"].astype(np.float64)
-    row["methods"]["kdaudit"] = rates(columns["flag"].astype(bool), suspicious, judged)
-    disagrees = columns["teacher_top1"] != columns["student_top1"]
-    row["methods"]["argmax (paper)"] = rates(disagrees, None, judged)
-    row["clusters"] = report.get("clusters", [])
-    row["control"] = _success(case, run / "student.onnx")
-    row["repaired"] = _success(case, run / "repaired.onnx") if (run / "repaired.onnx").exists() else None
-    row["baseline"] = worlds.build(worlds.case(case.data, "clean", 0.0, case.seed)).facts()["accuracy"]
-    if with_peers:
-        row["methods"] |= _peers(case, judged, truth["labels"], pool)
-    done.write_text(json.dumps(row, indent=1))
-    return row
+
+
+def _judged(truth: dict[str, NDArray[Any]]) -> Truth:
+    return Truth(truth["poison"], ~truth["poison"] & ~truth["cover"])
 
 
 def rates(flag: NDArray[np.bool_], score: NDArray[np.float64] | None, truth: Truth) -> Row:
@@ -115,20 +165,6 @@ def auroc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float
     return float(ranks.mean() / 2 / len(low))
 
 
-def _scan(case: Case, pool: Path, run: Path, extra: tuple[str, ...]) -> float | None:
-    """CPU-seconds of `kdaudit scan`; an interrupted one goes on where it stopped, and its seconds are not known."""
-    resumed = run.exists()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "kdaudit", "scan", str(case.teacher), str(case.delivery.parent)]
-    command += ["--clean", str(pool), "-o", str(run), "--seed", str(case.seed), "--quiet", *extra]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-    if done.returncode not in (0, 1, 3):
-        raise SystemExit(f"kdaudit scan ended with {done.returncode} on {case.folder.name}: {done.stderr.strip()}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return None if resumed else spent
-
-
 def _order(paths: list[str], wanted: list[str]) -> NDArray[np.int64]:
     """Rows of the run's table in the delivery's order."""
     place = {path.split("::")[-1]: i for i, path in enumerate(paths)}
@@ -146,20 +182,21 @@ def _success(case: Case, model: Path) -> Row:
     return out
 
 
-def _peers(case: Case, truth: Truth, labels: NDArray[np.int64], pool: Path) -> Row:
-    pixels = worlds.decoded(case.delivery)
-    given = Images(pixels, labels, worlds.source(case.data)[0].classes)
+def _peers(case: Case, pool: Path) -> Row:
+    truth, pixels = case.truth(), worlds.decoded(case.delivery)
+    judged = _judged(truth)
+    given = Images(pixels, truth["labels"], worlds.source(case.data)[0].classes)
     layer = peers.features(case.teacher, pixels)
-    rate = max(1e-3, float(truth.poison.mean()))
+    rate = max(1e-3, float(judged.poison.mean()))
     asked = {
         "Activation Clustering": peers.activation_clustering(layer, given),
         "Spectral Signatures": peers.spectral_signatures(layer, given, rate),
         "STRIP": peers.strip(
-            lambda x: peers.probabilities(case.teacher, x), given, worlds.decoded(pool), truth.poison, case.seed
+            lambda x: peers.probabilities(case.teacher, x), given, worlds.decoded(pool), judged.poison, case.seed
         ),
     }
     out: Row = {}
     for name, found in asked.items():
-        part = Truth(truth.poison[found.index], truth.innocent[found.index])
+        part = Truth(judged.poison[found.index], judged.innocent[found.index])
         out[name] = rates(found.flag, found.score, part) | {"cpu": found.cpu}
     return out

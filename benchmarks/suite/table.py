@@ -20,7 +20,9 @@ def render(rows: Sequence[Row], title: str) -> str:
         f"Victims: {victims.CONDITIONS}.",
         "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart. Rows "
         "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "
-        "STRIP is asked about a sample (up to 3,000 images), and is ART's own, which takes the entropy of each class "
+        "At work: TPR among poison images on which the teacher gives the label that they were delivered with (the "
+        "others move no network; on a white patch over a white corner nothing can be seen). STRIP is asked about a "
+        "sample (up to 3,000 images), and is ART's own, which takes the entropy of each class "
         "over the blends instead of each blend over the classes: its column is not the paper's STRIP. "
         "Seeds are the row's; n = 1 run per row.",
     ]
@@ -31,8 +33,8 @@ def _cases(rows: Sequence[Row]) -> list[str]:
     head = (
         "| case | poison | teacher accuracy / ASR | control accuracy / ASR, fidelity | verdict | flagged: TPR | FPR | "
     )
-    head += "innocent share | covers | AUROC | CPU s |"
-    out = ["## kdaudit, default scan", "", head, "|---" * 11 + "|"]
+    head += "innocent share | at work | covers | AUROC | CPU s: distil, audit, repair |"
+    out = ["## kdaudit, default scan", "", head, "|---" * 12 + "|"]
     for r in rows:
         m = r["methods"]["kdaudit"]
         control = r["control"]
@@ -42,10 +44,15 @@ def _cases(rows: Sequence[Row]) -> list[str]:
             f"| {_name(r)} | {r['poison']:,} of {r['images']:,} | {100 * r['accuracy']:.1f} / {teacher} "
             f"| {100 * control['right'] / control['of']:.1f} / {asr}, {_share(r['fidelity'])} | {r['verdict']} "
             f"| {lab.rate(m['hits'], m['poison'])} | {lab.rate(m['wrong'], m['innocent'])} "
-            f"| {lab.rate(m['wrong'], m['wrong'] + m['hits'])} | {m['cover']} of {r['cover']} "
-            f"| {m.get('auroc', float('nan')):.4f} | {'resumed' if r['cpu'] is None else round(r['cpu'])} |"
+            f"| {lab.rate(m['wrong'], m['wrong'] + m['hits'])} | {lab.rate(m['hits_at_work'], m['at_work'])} "
+            f"| {m['cover']} of {r['cover']} | {m.get('auroc', float('nan')):.4f} | {_cost(r['cpu'])} |"
         )
     return out
+
+
+def _cost(cpu: dict[str, float | None]) -> str:
+    """CPU-seconds of each stage; "?" where it was interrupted or made before costs were kept."""
+    return ", ".join("?" if cpu.get(s) is None else f"{cpu[s]:.0f}" for s in ("distil", "audit", "repair") if s in cpu)
 
 
 def _methods(rows: Sequence[Row]) -> list[str]:
