@@ -28,6 +28,11 @@ DOUBT = 0.05
 that the error rate had to leave are enough to teach a network their trigger again."""
 
 
+OWN_SHARE = 0.2
+"""Of the error rate, where there are second looks, what an image's own score may spend: what only that sees lies far
+out, so a fifth is enough; the second looks decide about the many that do not."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """What judging needs of the suspect images, as columns [m].
@@ -89,11 +94,10 @@ class SecondLook:
 def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence[SecondLook] = ()) -> Flags:
     """Decide which images are poison candidates.
 
-    Under `divergence` and `score` an image's p-value is twice the smaller of two: the conformal one, exact and as
+    Under `divergence` and `score` an image's own p-value is twice the smaller of two: the conformal one, exact and as
     coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
-    extrapolated. The second looks together are another way to a flag (`combined`); two ways cost a factor of two again.
-    Flags are Benjamini-Hochberg's in two layers, by the teacher's answer; carriers of a proven trigger are flagged
-    under any.
+    extrapolated. The second looks together (`combined`) are another way to a flag, with most of the error rate. Flags
+    are Benjamini-Hochberg's in two layers, by the teacher's answer; carriers of a proven trigger are flagged under any.
 
     Args:
         suspect: columns of the suspect images.
@@ -118,9 +122,9 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     if looks:
         seen = [look.p_values[read] for look in looks]
         second, usual_second = combined(seen, [look.clean_p_values for look in looks])
-        further = np.where(second < own, second < finest, further)
-        p, usual = (np.minimum(1.0, 2 * np.minimum(a, b)) for a, b in ((own, second), (usual, usual_second)))
-        way = np.where(second < own, 1 + np.argmin(seen, axis=0), 0)
+        further = np.where(second / (1 - OWN_SHARE) < own / OWN_SHARE, second < finest, further)
+        p, usual = _weighted(own, second), _weighted(usual, usual_second)
+        way = np.where(second / (1 - OWN_SHARE) < own / OWN_SHARE, 1 + np.argmin(seen, axis=0), 0)
     ranks = CleanRanks(usual, clean.groups)
     carried = [look.p_values[read] for look in looks if look.proven]
     if not carried:
@@ -136,6 +140,11 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     ways[read] = way
     tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
     return Flags(flags, p_values, extrapolated, ways, read & ~flags & tainted & (p_values <= DOUBT))
+
+
+def _weighted(own: Column, second: Column) -> Column:
+    """The smaller of two p-values, each at its share of the error rate (weighted Bonferroni)."""
+    return np.asarray(np.minimum(1.0, np.minimum(own / OWN_SHARE, second / (1 - OWN_SHARE))), np.float64)
 
 
 def combined(p_values: Sequence[Column], clean: Sequence[Column]) -> tuple[Column, Column]:

@@ -51,19 +51,20 @@ def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: b
     worlds.build(case)
     pool = worlds.pool(case.data, share, case.seed)
     control, run, repaired = (case.folder / f"{name}-{share:g}{end}" for name, end in STAGES)
+    notes = [case.folder / f"{name}-{share:g}.json" for name, _ in STAGES]
     if again:
-        for old in (run.with_suffix(".json"), repaired, repaired.with_suffix(".json")):
+        for old in (repaired, *notes[1:]):
             old.unlink(missing_ok=True)
     seed = ("--seed", str(case.seed), "--quiet")
     spent = {
-        "distil": _spent(control.with_suffix(".json"), "distill", case.teacher, pool, "-o", control, *seed),
+        "distil": _spent(notes[0], "distill", case.teacher, pool, "-o", control, *seed),
         "audit": _spent(
-            run.with_suffix(".json"), "compare", case.teacher, control, case.delivery.parent, "--clean", pool,
+            notes[1], "compare", case.teacher, control, case.delivery.parent, "--clean", pool,
             "-o", run, "--exit-zero", *seed,
         ),
     }  # fmt: skip
     if with_repair:
-        spent["repair"] = _spent(repaired.with_suffix(".json"), "repair", run, "-o", repaired, "--quiet")
+        spent["repair"] = _spent(notes[2], "repair", run, "-o", repaired, "--quiet")
     row = _audited(case, share, run) | {
         "cpu": spent,
         "control": _success(case, control),
@@ -90,8 +91,7 @@ def _spent(note: Path, *command: str | Path) -> float | None:
     """CPU-seconds of a kdaudit command, run unless its note is there; None where an interrupted one went on."""
 
     def run() -> Row:
-        target = note.with_suffix("")
-        resumed = target.is_dir()
+        resumed = note.with_name(note.name.removesuffix(".json")).is_dir()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         line = [sys.executable, "-m", "kdaudit", *map(str, command)]
         done = subprocess.run(line, capture_output=True, text=True, env=os.environ, check=False)
