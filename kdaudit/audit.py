@@ -94,7 +94,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
             settings,
             model=request.model,
             given_control=request.control,
-            seconds=clock.seconds,
+            clock=clock,
         )
         document = conclude(document, settings, baseline, date.today())  # noqa: DTZ011  the reader's own day
         outputs.write(document, run.path)

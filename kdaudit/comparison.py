@@ -6,7 +6,7 @@ Both networks see the same tensor, so a difference in preprocessing can never lo
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -14,12 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit import divergence
+from kdaudit.clock import Laps
 from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of, parse_step, perturbed
 from kdaudit.preprocess import Preprocess
-from kdaudit.sample import Decoder, Record, Status
+from kdaudit.sample import Decoder, Geometry, Record, Status
 from kdaudit.session import Session
 
 Pixels = NDArray[np.uint8]
+
+USUAL_BATCH, BATCH_PIXELS = 64, 16 * 224 * 224
+"""Images and pixels per batch on a CPU: what a network makes of more no longer fits into the caches, and every batch
+takes its memory from the system anew (a small network at 224 px: 555 images a second by 8 or 16, 420 by 64)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Subjects:
         preprocess: from pixels to the input tensor of both.
         partners: the clean images for the interventions.
         plan: which interventions.
+        laps: where the time goes.
     """
 
     teacher: Session
@@ -39,11 +45,15 @@ class Subjects:
     preprocess: Preprocess
     partners: Partners
     plan: InterventionPlan
+    laps: Laps = field(default_factory=Laps)
 
     def logits(self, pixels: Pixels | NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Both networks' logits [B, K] on one and the same tensor."""
         tensor = self.preprocess.apply(pixels)
-        return self.teacher.logits(tensor), self.student.logits(tensor)
+        with self.laps.of("teacher"):
+            teacher = self.teacher.logits(tensor)
+        with self.laps.of("control"):
+            return teacher, self.student.logits(tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,8 @@ class Comparison:
         student_confidence: p_S of its answer.
         gap: log p_T(k) - log p_S(k), nats; +inf where the teacher's output was not finite.
         js: Jensen-Shannon divergence on the image itself, nats.
-        divergence: mean Jensen-Shannon divergence over the interventions, nats; +inf as for `gap`.
+        divergence: mean Jensen-Shannon divergence over the interventions, nats; +inf as for `gap`. Where there are
+            none, `js`.
         behaviour: what both networks do with the image and its views, float32 [n, F] (`divergence.behaviour`).
     """
 
@@ -82,6 +93,13 @@ class Comparison:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def usual_batch(geometry: Geometry, provider: str) -> int:
+    """Images per batch where nobody asked for another number."""
+    if provider != "cpu":
+        return USUAL_BATCH
+    return min(max(BATCH_PIXELS // (geometry.height * geometry.width), 8), USUAL_BATCH)
 
 
 def compare(
@@ -107,7 +125,12 @@ def compare(
         One `Comparison` per chunk, in the order of the records.
     """
     stream = iter(records)
-    chunks = iter(lambda: list(islice(stream, batch)), [])
+
+    def read() -> list[Record]:
+        with subjects.laps.of("read"):
+            return list(islice(stream, batch))
+
+    chunks = iter(read, [])
     with ThreadPoolExecutor(workers, thread_name_prefix="kdaudit-compare") as pool:
         waiting: deque[Future[Comparison]] = deque()
         try:
@@ -151,7 +174,13 @@ def _told(done: Comparison, on_batch: Callable[[int], None]) -> Comparison:
 
 
 def _compare_chunk(subjects: Subjects, chunk: list[Record], decoder: Decoder) -> Comparison:
-    decoded = decoder.decode([record.data for record in chunk], subjects.preprocess.geometry)
+    with subjects.laps.of("chunk"):
+        return _compared(subjects, chunk, decoder)
+
+
+def _compared(subjects: Subjects, chunk: list[Record], decoder: Decoder) -> Comparison:
+    with subjects.laps.of("decode"):
+        decoded = decoder.decode([record.data for record in chunk], subjects.preprocess.geometry)
     status, reasons = [], []
     for record, reason in zip(chunk, decoded.reasons, strict=True):
         ok = record.status is not Status.READ
@@ -213,13 +242,13 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
         finite &= sound
         parted[parse_step(step)[0]].append(divergence.jensen_shannon(on_teacher, on_student))
     views = []
-    for picture in perturbed(pixels):
+    for picture in perturbed(pixels) if plan.steps else ():
         on_teacher, on_student, _, sound = _both(subjects, picture)
         finite &= sound
         views.append((on_teacher, on_student))
     nothing = np.zeros(len(pixels))
     blended, cut = (np.mean(parted[kind], axis=0) if parted[kind] else nothing for kind in ("blend", "cut"))
-    mean_js = np.mean(parted["blend"] + parted["cut"], axis=0)
+    mean_js = np.mean(parted["blend"] + parted["cut"], axis=0) if plan.steps else found.js
     # A suspect model chooses its outputs: an answer that is no number is the strongest disagreement there is.
     return Comparison(
         ids=tuple(ids),

@@ -7,6 +7,7 @@ new to both, so what the teacher remembers of its training images drops out (doc
 - `cut-s`: a box of the partner covers the share s of the image (CutMix, Yun et al., 2019). Keeps a patch as it is.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class InterventionPlan:
     """What each image goes through.
 
     Attributes:
-        steps: `blend-a` or `cut-s`, a and s in 0..1; each with a partner of its own.
+        steps: `blend-a` or `cut-s`, a and s in 0..1; each with a partner of its own. None: the cheap pass, in which
+            each image is looked at as it is and nothing else is asked, no perturbed view either.
         seed: of the choice of partners and boxes; with the image's digest it decides, so that the order, the format
             or the batch in which an image comes never changes its row.
     """
@@ -85,8 +87,8 @@ class Partners:
 
 def intervened(
     pixels: Pixels, answers: NDArray[np.int64], keys: NDArray[np.uint64], partners: Partners, plan: InterventionPlan
-) -> Iterator[NDArray[np.float32]]:
-    """The images after each step of the plan, one batch float32 [B, H, W, C] in 0..255 per step.
+) -> Iterator[Pixels | NDArray[np.float32]]:
+    """The images after each step of the plan, one batch [B, H, W, C] in 0..255 per step: blends float32, cuts uint8.
 
     Args:
         pixels: uint8 [B, H, W, C].
@@ -95,16 +97,20 @@ def intervened(
         partners: the clean images.
         plan: which steps.
     """
+    B, H, W, C = pixels.shape
     for number, step in enumerate(plan.steps):
         kind, strength = parse_step(step)
         draw = plan.seed * 1009 + number
-        others = partners.choose(keys, answers, draw).astype(np.float32)
-        own = pixels.astype(np.float32)
+        others = partners.choose(keys, answers, draw)
         if kind == "blend":
-            yield np.float32(strength) * own + np.float32(1 - strength) * others
+            blend = np.multiply(pixels, np.float32(strength), dtype=np.float32)
+            blend += np.multiply(others, np.float32(1 - strength), dtype=np.float32)
+            yield blend
         else:
-            box = _boxes(keys, draw, strength, *pixels.shape[1:3])
-            yield np.where(box[..., None], others, own)
+            rows, columns = _boxes(keys, draw, strength, H, W)
+            # Whole rows at a time: numpy is slow where the innermost side is three channels long.
+            inside = rows[:, :, None] & np.repeat(columns, C, axis=1)[:, None]
+            yield np.where(inside, others.reshape(B, H, W * C), pixels.reshape(B, H, W * C)).reshape(B, H, W, C)
 
 
 NOISE_LEVEL, BLUR_WIDTH = 10.0, 0.7
@@ -121,21 +127,29 @@ def perturbed(pixels: Pixels) -> Iterator[NDArray[np.float32]]:
     from scipy.ndimage import gaussian_filter
 
     own = pixels.astype(np.float32)
-    field = np.random.default_rng(0).normal(0, NOISE_LEVEL, pixels.shape[1:]).astype(np.float32)
-    yield np.clip(own + field, 0, 255)
+    noisy = own + _noise(*pixels.shape[1:])
+    yield np.clip(noisy, 0, 255, out=noisy)
     yield np.asarray(gaussian_filter(own, (0, BLUR_WIDTH, BLUR_WIDTH, 0), mode="nearest"), np.float32)
 
 
-def _boxes(keys: NDArray[np.uint64], draw: int, share: float, height: int, width: int) -> NDArray[np.bool_]:
-    """A box each, of the image's own proportions, that covers `share` of it; bool [B, H, W]."""
+@functools.lru_cache(maxsize=2)
+def _noise(height: int, width: int, channels: int) -> NDArray[np.float32]:
+    """The noise field, float32 [H, W, C]; drawn once, since drawing costs more than adding."""
+    field = np.random.default_rng(0).normal(0, NOISE_LEVEL, (height, width, channels)).astype(np.float32)
+    field.flags.writeable = False
+    return field
+
+
+def _boxes(
+    keys: NDArray[np.uint64], draw: int, share: float, height: int, width: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """A box each, of the image's own proportions, that covers `share` of it: its rows [B, H] and columns [B, W]."""
     tall, wide = round(height * share**0.5), round(width * share**0.5)
     # Other draws than those of the partners, or place and partner would go together.
-    top = (_mixed(keys, draw + 500_009) % np.uint64(height - tall + 1)).astype(np.int64)
-    left = (_mixed(keys, draw + 700_001) % np.uint64(width - wide + 1)).astype(np.int64)
+    top = (_mixed(keys, draw + 500_009) % np.uint64(height - tall + 1)).astype(np.int64)[:, None]
+    left = (_mixed(keys, draw + 700_001) % np.uint64(width - wide + 1)).astype(np.int64)[:, None]
     rows, columns = np.arange(height), np.arange(width)
-    inside_y = (rows >= top[:, None]) & (rows < top[:, None] + tall)
-    inside_x = (columns >= left[:, None]) & (columns < left[:, None] + wide)
-    return np.asarray(inside_y[:, :, None] & inside_x[:, None, :], bool)
+    return (rows >= top) & (rows < top + tall), (columns >= left) & (columns < left + wide)
 
 
 def keys_of(ids: Sequence[str]) -> NDArray[np.uint64]:

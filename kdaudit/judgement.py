@@ -1,16 +1,17 @@
 """Comparing and judging in the audit: the stages 6, 7 and 8 with their tables on disk."""
 
 import hashlib
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Clean
-from kdaudit.clock import Clock
-from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels
+from kdaudit.clock import Clock, Laps, Pace
+from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, usual_batch
 from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
@@ -70,7 +71,8 @@ class Judged:
 
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
     """The two networks, and the clean images to blend with."""
-    plan = InterventionPlan(settings.interventions, settings.seed)
+    # The other rules look at each image as it is: they need none of the further pictures, seven eighths of the work.
+    plan = InterventionPlan(settings.interventions if settings.rule == "divergence" else (), settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
     return Subjects(bench.session, control.session, bench.preprocess, partners, plan)
 
@@ -91,7 +93,7 @@ def compare_clean(
             subjects,
             pool.pixels[part],
             [pool.ids[i] for i in part],
-            batch=settings.batch_size,
+            batch=_batch(bench, settings),
             workers=bench.workers,
         )
         advance(len(part))
@@ -123,20 +125,37 @@ def compare_suspect(
     )
     rows = RowStore(run.state / "rows", recipe)
     run.mark("compare")
+    timed = replace(subjects, laps=Laps())  # the clean images went through the same
+    began, stood = time.monotonic(), rows.count
     with clock.stage("compare teacher and control", survey.count) as advance:
         advance(rows.count)
         records = sets.suspect.records(rows.count)
         for part in compare(
-            subjects,
+            timed,
             records,
             bench.decoder,
-            batch=settings.batch_size,
+            batch=_batch(bench, settings),
             workers=bench.workers,
             on_batch=advance,
         ):
-            rows.append(part)
-        rows.close()
+            with timed.laps.of("write"):
+                rows.append(part)
+        with timed.laps.of("write"):
+            rows.close()
+    clock.pace = _pace(timed.laps, rows.count - stood, time.monotonic() - began, bench.workers)
     return rows
+
+
+def _batch(bench: Workbench, settings: Settings) -> int:
+    return settings.batch_size or usual_batch(bench.preprocess.geometry, bench.session.provider)
+
+
+def _pace(laps: Laps, images: int, seconds: float, workers: int) -> Pace:
+    """Where the time of the comparison went; what is left of the workers' is mixing pictures and comparing answers."""
+    spent = laps.seconds
+    alone: dict[str, float] = {part: spent.pop(part, 0.0) for part in ("read", "write")}
+    whole = spent.pop("chunk", 0.0)
+    return Pace(images, seconds, alone, spent | {"pictures and divergences": whole - sum(spent.values())}, workers)
 
 
 def judge_rows(

@@ -110,6 +110,10 @@ def whole(**changes: Any) -> dict[str, Any]:
         "timings": {
             "survey": 0.5, "compare teacher and control": 12.345, "distil the control": 61.5, "judge": 0.1, "x": 0.01,
         },
+        "pace": {
+            "images": 12_345, "images_per_s": 1000.04, "wall": "teacher",
+            "shares": {"teacher": 0.62, "control": 0.3, "decode": 0.076, "write": 0.004},
+        },
         "recipe": {
             "kdaudit": "0.1", "data": "delivery", "clean": "delivery/clean", "control": None, "settings": {"seed": 0},
         },

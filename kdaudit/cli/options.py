@@ -79,7 +79,7 @@ machine_options = stack(
         type=click.Choice(["auto", "pillow", "simplejpeg", "dali"]),
         help="Image decoder.  [default: auto]",
     ),
-    click.option("--batch-size", type=int, help="Images per batch of the comparison.  [default: 64]"),
+    click.option("--batch-size", type=int, help="Images per batch of the comparison.  [default: 64, fewer if large]"),
     click.option("--workers", type=int, help="Threads of the comparison.  [default: one per core]"),
     click.option(
         "--preprocess",

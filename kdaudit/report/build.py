@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.clock import Clock, Pace
 from kdaudit.control import Control
 from kdaudit.errors import Exit
 from kdaudit.fitting import Fitted
@@ -28,6 +29,7 @@ from kdaudit.report.document import (
     LabelRow,
     MachineSection,
     ModelSection,
+    PaceSection,
     PreprocessSection,
     RecipeSection,
     RepairSection,
@@ -54,7 +56,7 @@ def build_document(
     *,
     model: Path,
     given_control: Path | None,
-    seconds: dict[str, float],
+    clock: Clock,
 ) -> Document:
     """Put the report together; arithmetic on counts only, nothing is run. The gate has not seen it yet."""
     assert judged.verdict is not None
@@ -103,7 +105,8 @@ def build_document(
             workers=bench.workers,
             versions=versions(),
         ),
-        timings={stage: round(s, 3) for stage, s in seconds.items()},
+        timings={stage: round(s, 3) for stage, s in clock.seconds.items()},
+        pace=_pace(clock.pace) if clock.pace else None,
         recipe=RecipeSection(
             kdaudit=__version__,
             command=_command(model, given_control, sets, settings),
@@ -112,6 +115,15 @@ def build_document(
             control=str(given_control) if given_control else None,
             settings=settings.model_dump(mode="json"),
         ),
+    )
+
+
+def _pace(pace: Pace) -> PaceSection:
+    return PaceSection(
+        images=pace.images,
+        images_per_s=round(pace.images_per_s, 1),
+        shares={part: round(share, 4) for part, share in pace.shares.items()},
+        wall=pace.wall,
     )
 
 

@@ -263,6 +263,18 @@ class MachineSection(Section):
     versions: dict[str, str]
 
 
+class PaceSection(Section):
+    """How fast the suspect images were compared, in the last pass of a run that was resumed.
+
+    `shares` are of all working seconds, largest first; `wall` is the part to make faster.
+    """
+
+    images: int
+    images_per_s: float
+    shares: dict[str, float]
+    wall: str
+
+
 class RecipeSection(Section):
     """Everything that reproduces the run; `command` is the line to type."""
 
@@ -348,6 +360,7 @@ class Document(Section):
     repair: RepairSection | None
     machine: MachineSection
     timings: dict[str, float]
+    pace: PaceSection | None = None
     recipe: RecipeSection
 
 

@@ -45,6 +45,7 @@ def render(document: Document, run: Path, columns: int | None = None) -> str:
     lines += _gate(document, width)
     slowest = sorted(document.timings.items(), key=lambda item: -item[1])[:4]
     lines += ["time      " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest)]
+    lines += _pace(document, width)
     lines += [
         "",
         "what to do next",
@@ -54,6 +55,16 @@ def render(document: Document, run: Path, columns: int | None = None) -> str:
     models = ", student.onnx" + (", repaired.onnx" if document.repair else "")
     lines += ["", *_wrapped(f"run       {printable(str(run))}: {names}{models}", width, 10, "")]
     return "\n".join(lines)
+
+
+def _pace(document: Document, width: int) -> list[str]:
+    """What the time of the comparison went on, and what holds it up."""
+    pace = document.pace
+    if pace is None or not pace.shares:
+        return []
+    shares = ", ".join(f"{part} {share:.0%}" for part, share in pace.shares.items() if share >= 0.005)
+    text = f"comparing: {shares}; the wall is: {pace.wall}"
+    return _wrapped(text, width)
 
 
 def _finding(finding: FindingRow, width: int) -> list[str]:
@@ -99,8 +110,8 @@ def _wrapped(text: str, width: int, indent: int = 10, first: str | None = None) 
 
 def _scanned(document: Document, width: int) -> list[str]:
     c, m = document.coverage, document.machine
-    seconds = document.timings.get("compare teacher and control", 0.0)
-    pace = f", {c.scanned / seconds:,.0f} images/s" if seconds > 0.05 else ""
+    rate = document.pace.images_per_s if document.pace else 0.0
+    pace = f", {rate:,.0f} images/s" if rate >= 0.5 else ""
     counts = f"{c.scanned:,} images ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped{pace}"
     used = f"teacher on {m.teacher_provider}, control on {m.student_provider}, decoder {m.decoder}, {m.workers} workers"
     used += f"; teacher confined by {m.confinement}"

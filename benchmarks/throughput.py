@@ -1,0 +1,208 @@
+"""How fast images are compared: our scan's comparison beside the plain loop, decoding alone and inference alone.
+
+    python benchmarks/throughput.py --size 32 --rounds 5
+    python benchmarks/throughput.py --size 224 --rounds 5
+
+Everything is measured in one run, the order turned round from one round to the next, by the clock and by the seconds
+of computing of this process and all processes below it: a busy machine changes the second less. Quotients are taken
+within a round; medians and the lowest and highest round are printed and appended to results/throughput.csv.
+
+What the rows are. `plain` is `benchmarks/plain.py`: the cheap pass (each image as it is), without a table. `scan` is
+`kdaudit.comparison.compare` over the same files with the suspect model in its confined worker: the cheap pass too
+(`--rule score`). `detector` is the default rule, which asks both networks about seven further pictures of each image.
+`decode` and `inference` are the two parts alone, from bytes in memory and on a ready tensor; `limit` is what they allow
+together, 1 / (1 / decode + 1 / inference). The teacher is a ResNet-20 (32 px) or ResNet-18 (224 px) of random weights,
+the control what kdaudit would distil, of random weights too: neither changes how long an answer takes.
+"""
+
+import argparse
+import csv
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from benchmarks import lab, processes
+from benchmarks.bare import Networks, networks
+from benchmarks.plain import Encoded, plain_loop
+from kdaudit.comparison import Subjects, compare, usual_batch
+from kdaudit.decoder import open_decoder
+from kdaudit.interventions import InterventionPlan, Partners
+from kdaudit.machine import cores
+from kdaudit.sample import Geometry, Record, Source
+from kdaudit.session import Session, open_session
+from kdaudit.settings import Settings
+from kdaudit.source import open_source
+
+DATA = {32: "cifar10/test.parquet", 224: "caltech101"}
+IMAGES = {32: 4096, 224: 192}
+"""Per round: some ten seconds of the plain loop on one core."""
+
+DETECTOR_SHARE = 4
+"""The detector goes through a quarter of them: it does seven times the work."""
+
+
+DECODE_TIMES = 10
+"""Decoding alone goes over them so often: processes are billed in steps of 10 ms."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that is measured with, ready."""
+
+    nets: Networks
+    source: Source
+    records: list[Record]
+    cheap: Subjects
+    full: Subjects
+    own: Session
+    batch: int
+    workers: int
+
+    def scan(self) -> int:
+        """The cheap pass."""
+        return self._compared(self.cheap, len(self.records))
+
+    def detector(self) -> int:
+        """The default rule."""
+        return self._compared(self.full, len(self.records) // DETECTOR_SHARE)
+
+    def _compared(self, subjects: Subjects, n: int) -> int:
+        records = itertools.islice(self.source.records(), n)
+        decoder = open_decoder()
+        return sum(len(part) for part in compare(subjects, records, decoder, batch=self.batch, workers=self.workers))
+
+    def decode(self) -> int:
+        """Bytes in memory to pixels."""
+        decoder, geometry = open_decoder(), self.nets.preprocess.geometry
+        chunks = [[r.data for r in self.records[i : i + self.batch]] for i in range(0, len(self.records), self.batch)]
+        with ThreadPoolExecutor(self.workers) as pool:
+            return sum(pool.map(lambda chunk: len(decoder.decode(chunk, geometry).pixels), chunks * DECODE_TIMES))
+
+    def inference(self) -> int:
+        """Both networks in this process on a tensor that is there already."""
+        decoder = open_decoder()
+        pixels = decoder.decode([r.data for r in self.records[: self.batch]], self.nets.preprocess.geometry).pixels
+        tensor = self.nets.preprocess.apply(pixels)
+        full, rest = divmod(len(self.records), self.batch)
+
+        def ask(n: int) -> int:
+            self.own.logits(tensor[:n])
+            return len(self.cheap.student.logits(tensor[:n]))
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            return sum(pool.map(ask, [self.batch] * full + [rest] * (rest > 0)))
+
+    def plain(self, threads: int) -> int:
+        """The plain loop with so many torch threads in the main process."""
+        scale = self.nets.preprocess.scale
+        mean, std = ([v / 255 for v in values] for values in (scale.mean, scale.std))
+        images = Encoded([r.data for r in self.records], self.nets.preprocess.geometry.height, mean, std)
+        return len(
+            plain_loop(images, self.nets.teacher, self.nets.student, batch=self.batch, workers=cores(), threads=threads)
+        )
+
+
+def set_up(size: int, images: int, batch: int, workers: int) -> Bench:
+    """Data, networks and sessions for a size."""
+    source = open_source(lab.SHARED / "data" / DATA[size])
+    records = list(itertools.islice(source.records(), images))
+    nets = networks(size, len(source.classes or ()), records[:256])
+    confined = open_session(nets.teacher_onnx, nets.signature, provider="cpu", confined=True)
+    student = open_session(nets.student_onnx, nets.signature, provider="cpu")
+    pixels = open_decoder().decode([r.data for r in records[:256]], nets.preprocess.geometry).pixels
+    partners = Partners.of(pixels, confined, nets.preprocess)
+    cheap = Subjects(confined, student, nets.preprocess, partners, InterventionPlan(()))
+    full = Subjects(confined, student, nets.preprocess, partners, InterventionPlan(Settings().interventions))
+    own = open_session(nets.teacher_onnx, nets.signature, provider="cpu")
+    return Bench(nets, source, records, cheap, full, own, batch, workers)
+
+
+def measure(bench: Bench, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Images per second and per second of computing, a pair per round, of each row."""
+    what: dict[str, Callable[[], int]] = {
+        "plain": lambda: bench.plain(1),
+        "scan": bench.scan,
+        "decode": bench.decode,
+        "inference": bench.inference,
+        "detector": bench.detector,
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in what}
+    for number in range(-1, rounds):  # the first is for the caches
+        for name in list(what) if number % 2 else list(what)[::-1]:
+            before, began = processes.computed(), time.perf_counter()
+            done = what[name]()
+            seconds, work = time.perf_counter() - began, processes.computed() - before
+            if number >= 0:
+                found[name].append((done / seconds, done / work))
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    parts = zip(found["decode"], found["inference"], strict=True)
+    found["limit"] = [tuple(1 / (1 / d + 1 / i) for d, i in zip(*pair, strict=True)) for pair in parts]  # type: ignore[misc]
+    return found
+
+
+def rows(found: dict[str, list[tuple[float, float]]]) -> Iterator[dict[str, object]]:
+    """A row of the table for each thing measured."""
+    for name, pairs in found.items():
+        clock, work = np.array(pairs).T
+        row: dict[str, object] = {"what": name}
+        for unit, values in (("images_per_s", clock), ("images_per_cpu_s", work)):
+            row |= {unit: f"{np.median(values):.1f}", f"{unit}_low": f"{values.min():.1f}"}
+            row[f"{unit}_high"] = f"{values.max():.1f}"
+        for other in ("plain", "limit"):
+            against = np.array(found[other]).T
+            row[f"times_{other}_clock"] = f"{np.median(clock / against[0]):.3f}"
+            row[f"times_{other}_cpu"] = f"{np.median(work / against[1]):.3f}"
+        yield row
+
+
+def main() -> None:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, choices=sorted(DATA), required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, help="per round; the default takes the plain loop about ten seconds")
+    parser.add_argument("--batch", type=int, help="images per batch; what a scan takes when left out")
+    parser.add_argument("--workers", type=int, default=cores())
+    parser.add_argument("--note", default="", help="a word for the table: what was different")
+    parser.add_argument("--dry", action="store_true", help="append nothing")
+    given = parser.parse_args()
+    n = given.images or IMAGES[given.size]
+    bench = set_up(given.size, n, given.batch or usual_batch(Geometry(given.size, given.size), "cpu"), given.workers)
+    conditions = {
+        "date": lab.today(),
+        "size": given.size,
+        "note": given.note,
+        "machine": lab.machine(),
+        "provider": bench.cheap.teacher.provider,
+        "decoder": open_decoder().name,
+        "confined_by": bench.cheap.teacher.confinement,
+        "workers": given.workers,
+        "batch": bench.batch,
+        "n": n,
+        "rounds": given.rounds,
+    }
+    written = [conditions | row for row in rows(measure(bench, given.rounds))]
+    bench.cheap.teacher.close()
+    for row in written:
+        print(*(f"{value!s:>10}" for value in list(row.values())[len(conditions) :]))
+    if given.dry:
+        return
+    path = lab.RESULTS / "throughput.csv"
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(written[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows(written)
+
+
+if __name__ == "__main__":
+    main()
