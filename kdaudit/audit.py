@@ -96,7 +96,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
             given_control=request.control,
             seconds=clock.seconds,
         )
-        document = conclude(document, settings, baseline, date.today())  # noqa: DTZ011  the reader's own day
+        document = conclude(document, settings, baseline, date.today(), run.path)  # noqa: DTZ011  the reader's own day
         outputs.write(document, run.path)
         run.finish(document.model_dump(mode="json"))
         return document
