@@ -66,7 +66,7 @@ def candidates_section(digests: Iterable[str]) -> CandidatesSection:
     return CandidatesSection(count=len(every), digest=digest, digests=unique if len(unique) <= MAX_DIGESTS else [])
 
 
-def flagged_contents(found: CandidatesSection, run: Path | None) -> frozenset[str]:
+def flagged_digests(found: CandidatesSection, run: Path | None) -> frozenset[str]:
     """The content digests of all flagged images: from the report, or from the samples.parquet of its run.
 
     Args:
@@ -84,31 +84,12 @@ def flagged_contents(found: CandidatesSection, run: Path | None) -> frozenset[st
             f"{found.count:,} images are flagged, and a report lists up to {MAX_DIGESTS:,} of them: keep "
             f"{table or 'its samples.parquet'} beside the report, so that images can be told apart"
         )
-    digests = _read_flagged(table)
+    from kdaudit.rows import flagged_contents
+
+    digests = flagged_contents(table)
     if candidates_section(digests).digest != found.digest:
         raise RunDirectoryError(f"{table} is not that of the report beside it: keep both files of one run together")
     return digests
-
-
-def _read_flagged(table: Path) -> frozenset[str]:
-    """Content digests of the flagged rows of a samples.parquet, one row group in memory at a time.
-
-    Raises:
-        RunDirectoryError: it cannot be read.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found: set[str] = set()
-    try:
-        with pq.ParquetFile(table) as file:
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group, columns=["id", "flag"])
-                ids = rows.filter(rows["flag"].fill_null(fill_value=False))["id"]
-                found.update(name.partition(":")[0] for name in ids.to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise RunDirectoryError(f"{table} cannot be read: it is damaged or not a table of kdaudit") from error
-    return frozenset(found)
 
 
 def read_baseline(path: Path | None) -> Baseline | None:
@@ -254,7 +235,7 @@ def _new_candidates(document: Document, baseline: Baseline | None, run: Path | N
     if now.digest == baseline.candidates.digest or not now.count:
         return 0
     try:
-        return len(flagged_contents(now, run) - flagged_contents(baseline.candidates, baseline.run))
+        return len(flagged_digests(now, run) - flagged_digests(baseline.candidates, baseline.run))
     except RunDirectoryError as error:
         raise UsageError(f"the baseline cannot tell which images are new: {error}") from error
 

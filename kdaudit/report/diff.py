@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdaudit.errors import RunDirectoryError
-from kdaudit.gate import flagged_contents
+from kdaudit.gate import flagged_digests
 from kdaudit.report.document import Document, FindingRow, Rate
 from kdaudit.report.escape import printable
 
@@ -102,7 +102,7 @@ def _candidates(
     if old.candidates.digest == new.candidates.digest:
         return [], []
     try:
-        a, b = (flagged_contents(d.candidates, run) for d, run in zip((old, new), runs, strict=True))
+        a, b = (flagged_digests(d.candidates, run) for d, run in zip((old, new), runs, strict=True))
     except RunDirectoryError:
         return None, None
     return sorted(a - b), sorted(b - a)
