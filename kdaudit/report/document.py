@@ -254,12 +254,13 @@ class RepairSection(Section):
 
 
 class MachineSection(Section):
-    """What was really used."""
+    """What was really used; `student_confinement` is "none" for a control that kdaudit distilled itself."""
 
     device: str
     teacher_provider: str
     student_provider: str
     confinement: str = "none"
+    student_confinement: str = "none"
     decoder: str
     workers: int
     versions: dict[str, str]
