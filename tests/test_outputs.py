@@ -319,9 +319,9 @@ def test_the_page_counts_the_images_that_get_the_answer_and_not_the_whole_group(
     others = carriers | {"id": "C2", "size": 4, "says": [{"answer": 1, "name": "dog", "images": 4}]}
     names = {"names": {"1": "dog"}}
     page = render_html(document(clusters=[carriers, others]), replace(empty_gallery(), **names))
-    assert "<h3>The model calls 65 of these 70 1 (dog)</h3>" in page
+    assert "<h3>65 of 70 images get the answer 1 (dog) from the model</h3>" in page
     page = render_html(document(clusters=[others]), replace(empty_gallery(), **names))
-    assert "<h3>The model calls 4 of them 1 (dog)</h3>" in page
+    assert "<h3>4 images get the answer 1 (dog) from the model</h3>" in page
 
 
 def test_a_cluster_counts_what_the_model_says():

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from deliveries import environment, finished, kdaudit_command
@@ -209,6 +210,23 @@ def test_the_doctor_tells_a_missing_gpu_from_missing_libraries(gpus, offered, st
     (found,) = [check for check in doctor._providers() if check.name == "provider cuda"]
     assert found.state == state
     assert ("'.[gpu]'" in found.mend) == (state == "broken")
+
+
+@pytest.mark.parametrize(
+    ("level", "state", "said"),
+    [
+        ("landlock+seccomp+limits", "ok", "landlock+seccomp+limits"),
+        ("seccomp+limits", "absent", "seccomp+limits only: this kernel offers no landlock"),
+        ("limits", "absent", "limits only: this kernel offers no landlock and no seccomp"),
+    ],
+)
+def test_the_doctor_says_which_walls_stand(level, state, said, monkeypatch):
+    from kdaudit import doctor
+
+    worker = SimpleNamespace(level=level, close=lambda: None)
+    monkeypatch.setattr("kdaudit.admission.confined.Admitter", lambda: worker)
+    found = doctor._confinement()
+    assert (found.state, found.detail) == (state, said)
 
 
 def test_explain_and_schema_print():
