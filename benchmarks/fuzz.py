@@ -1,6 +1,6 @@
 """Mutated models and images against kdaudit: does the parent survive, does anything hang, does anything get out?
 
-    python benchmarks/fuzz.py --models 2000 --images 5000 --seed 1
+    python benchmarks/fuzz.py --models 2000 --images 5000 --seed 1 [--kept slices.jsonl]
 
 Models: real ones (shared/models/real, those up to 2 MB), changed in their bytes or in their graph, then admitted in a
 confined worker and, where they are admitted, loaded in another and asked about four images. Images: real photographs
@@ -392,6 +392,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=float, default=90, help="seconds for one mutant before it counts as a hang")
     parser.add_argument("--minutes", type=float, default=600, help="begin no further slice after so long")
+    parser.add_argument("--kept", type=Path, help="a file that keeps every slice, so that the same command goes on")
     given = parser.parse_args()
     print(f"{lab.machine()}; {lab.today()}; seed {given.seed}; strace: {shutil.which('strace') or 'not there'}")
     if shutil.which("strace"):
@@ -405,6 +406,24 @@ def main() -> None:
     raise SystemExit(1 if bad else 0)
 
 
+def traced_slice(kind: str, seed: int, count: int, limit: float) -> dict[str, Any]:
+    """A slice, and what strace saw of its workers."""
+    with tempfile.TemporaryDirectory() as name:
+        trace = Path(name) if kind == "models" and shutil.which("strace") else None
+        found = run_slice(kind, seed, count, limit, trace)
+        if trace is not None:
+            found["escapes"] = escapes(trace)
+    return found
+
+
+def kept_slices(file: Path | None) -> dict[str, dict[str, Any]]:
+    """Slices that an earlier, interrupted run of the same command has done, by kind, seed, place and count."""
+    if file is None or not file.exists():
+        return {}
+    lines = (json.loads(line) for line in file.read_text().splitlines() if line.endswith("}"))
+    return {line["key"]: line["found"] for line in lines}
+
+
 def run_kind(kind: str, total: int, size: int, given: argparse.Namespace, began: float) -> int:
     """All slices of a kind; prints its line and returns the number of faults."""
     outcome: collections.Counter[str] = collections.Counter()
@@ -412,15 +431,21 @@ def run_kind(kind: str, total: int, size: int, given: argparse.Namespace, began:
     reached: list[str] = []
     done = hangs = passed = confined = denied = out = 0
     slowest = 0.0
-    while done < total and time.monotonic() - began < 60 * given.minutes:
+    before = kept_slices(given.kept)
+    while done < total:
         count = min(size, total - done)
-        with tempfile.TemporaryDirectory() as name:
-            trace = Path(name) if kind == "models" and shutil.which("strace") else None
-            found = run_slice(kind, given.seed * 1_000_003 + done, count, given.limit, trace)
-            if trace is not None:
-                some = escapes(trace)
-                confined, denied, out = confined + some[0], denied + some[1], out + some[2]
-                reached += some[3]
+        key = f"{kind} {given.seed} {done} {count}"
+        found = before.get(key)
+        if found is None:
+            if time.monotonic() - began >= 60 * given.minutes:
+                break
+            found = traced_slice(kind, given.seed * 1_000_003 + done, count, given.limit)
+            if given.kept is not None:
+                with given.kept.open("a") as file:
+                    file.write(json.dumps({"key": key, "found": found}) + "\n")
+        some = found.get("escapes", (0, 0, 0, []))
+        confined, denied, out = confined + some[0], denied + some[1], out + some[2]
+        reached += some[3]
         done += count
         outcome.update(found["outcome"])
         crashes += found["crashes"]

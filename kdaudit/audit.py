@@ -54,8 +54,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
     clock = Clock(watch)
     baseline = read_baseline(settings.baseline)
     teacher = admit(request.model)
-    if request.control:
-        controls.check_control(request.control, teacher)
+    given = controls.check_control(request.control, teacher) if request.control else None
     places = workbench.locate(request.data, request.clean)
     command = "compare" if request.control else "scan"
     run = RunDirectory(request.run, teacher.digest, str(request.model), command)
@@ -63,16 +62,18 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         outputs.remove(run.path)  # an earlier pass may have left some, and they would speak of another result
         bench = workbench.set_up(teacher, settings)
         sets = workbench.survey_both(places, clock)
+        bench.session.keep_incidents(run.state / "incidents.json", workbench.identity(bench, sets))
         fitted = workbench.fit_preprocessing(bench, sets, settings, clock)
         bench = bench.with_fitted(fitted)
         pool = controls.read_clean(bench, sets, settings, run, clock)
-        if request.control:
-            control = controls.take_control(request.control, bench, pool, settings)
+        if request.control and given:
+            control = controls.take_control(request.control, given, bench, pool, settings)
         else:
             control = controls.make_control(bench, pool, settings, run, clock)
         subjects = judgement.subjects(bench, control, pool, settings)
         calibration = judgement.compare_clean(subjects, control, pool, bench, settings, run, clock)
         rows = judgement.compare_suspect(subjects, control, sets, bench, settings, run, clock)
+        controls.demand_sound(control)
         judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
         manifests = judgement.write_samples(rows, judged, sets, run)
         repaired = None
@@ -96,7 +97,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
             given_control=request.control,
             clock=clock,
         )
-        document = conclude(document, settings, baseline, date.today())  # noqa: DTZ011  the reader's own day
+        document = conclude(document, settings, baseline, date.today(), run.path)  # noqa: DTZ011  the reader's own day
         outputs.write(document, run.path)
         run.finish(document.model_dump(mode="json"))
         return document

@@ -13,13 +13,16 @@ from kdaudit.clock import Clock
 from kdaudit.digest import joint_digest
 from kdaudit.distillation import DistillationPlan, Distilled, distil
 from kdaudit.errors import Inconclusive, UsageError
-from kdaudit.export import control_signature, export_student, read_metadata
+from kdaudit.export import control_signature, export_student
 from kdaudit.machine import cores
 from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench
+
+NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
+"""Metadata of a control that are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,19 +131,21 @@ def make_control(
         parity = export_student(
             distilled.network, bench.preprocess, bench.signature, validation[:64], path, metadata=metadata
         )
-    session, digest = _open_control(path, bench, settings)
+    data = path.read_bytes()
+    session = open_session(data, control_signature(bench.signature), provider=settings.provider)
+    digest = hashlib.sha256(data).hexdigest()
     return Control(session, digest, distilled.agreed, distilled.validated, parity, parts, distilled)
 
 
-def check_control(path: Path, teacher: Teacher) -> dict[str, str]:
-    """Look at a control before the images are: its metadata, if `kdaudit distill` wrote it for this teacher.
+def check_control(path: Path, teacher: Teacher) -> Teacher:
+    """Look at a control before the images are: admit it, if `kdaudit distill` wrote it for this teacher.
 
     Raises:
         ModelRefused: it cannot be read.
         UsageError: it is no control, or was made for another teacher.
     """
-    admit(path)
-    found = read_metadata(path)
+    control = admit(path)
+    found = dict(control.notes)
     missing = {
         "kdaudit.teacher",
         "kdaudit.seed",
@@ -155,36 +160,52 @@ def check_control(path: Path, teacher: Teacher) -> dict[str, str]:
         )
     if found["kdaudit.teacher"] != teacher.canonical_digest:
         raise UsageError(f"{path} was distilled from another model: distil a control from this one")
-    return found
+    if not all(found[name].isdecimal() and len(found[name]) < 19 for name in NUMBERS) or int(found[NUMBERS[-1]]) == 0:
+        raise UsageError(f"{path} carries numbers that `kdaudit distill` does not write: distil it again")
+    return control
 
 
-def take_control(path: Path, bench: Workbench, pool: Pool, settings: Settings) -> Control:
-    """Take up a control that `kdaudit distill` wrote.
+def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, settings: Settings) -> Control:
+    """Take up a control that came as a file; it runs confined as the teacher does, from the copy that was checked.
+
+    Args:
+        path: where it came from.
+        given: from `check_control`.
+        bench: the teacher, its preprocessing found.
+        pool: the clean pool.
+        settings: of the audit.
 
     Raises:
-        UsageError: it is not one, or was made for another teacher or preprocessing.
+        UsageError: it was made for another preprocessing.
+        ModelRefused: it does not run on the teacher's input.
     """
-    found = check_control(path, bench.teacher)
+    found = dict(given.notes)
     if found["kdaudit.preprocess"] != bench.preprocess.recipe:
         raise UsageError(
             f"{path} was distilled with preprocessing {found['kdaudit.preprocess']}, and {bench.preprocess.recipe} was "
             f"found now: distil it again with --preprocess {bench.preprocess.recipe}, or give --preprocess "
             f"{found['kdaudit.preprocess']} here if you know that one to be right"
         )
-    session, digest = _open_control(path, bench, settings)
+    signature = control_signature(bench.signature)
+    session = open_session(given.model, signature, provider=settings.provider, confined=True)
     parts = split(pool, int(found["kdaudit.seed"]))
     agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])
-    return Control(session, digest, agreed, validated, None, parts, None)
+    return Control(session, given.digest, agreed, validated, None, parts, None)
+
+
+def demand_sound(control: Control) -> None:
+    """What the control did to its process must not be told as the model's doing.
+
+    Raises:
+        Inconclusive: it died, blocked, answered nonsense or rolled dice.
+    """
+    if control.session.incidents:
+        raise Inconclusive(
+            f"the control did what no sound one does on {len(control.session.incidents)} occasions (the first: "
+            f"{control.session.incidents[0].detail}), so nothing can be compared with it: distil another"
+        )
 
 
 def training_threads(bench: Workbench) -> int:
     """Threads for torch: the thread that draws the batches needs a core of its own, or both crowds crawl."""
     return cores() if bench.device != "cpu" else max(1, cores() - 1)
-
-
-def _open_control(path: Path, bench: Workbench, settings: Settings) -> tuple[Session, str]:
-    """The control under the teacher's signature: it gives logits, in a free batch."""
-    data = path.read_bytes()
-    return open_session(data, control_signature(bench.signature), provider=settings.provider), hashlib.sha256(
-        data
-    ).hexdigest()

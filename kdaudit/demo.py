@@ -29,19 +29,22 @@ digits do reach would be no secret: clean images would teach the control what th
 
 MARK = ".kdaudit-demo"
 
-READING = """How to read the lines above
-  verdict   PASSED, FAILED or INCONCLUSIVE, and why; the exit code is 0, 1 or 3.
-  scanned   what was looked at. Nothing is said of images that could not be read.
-  machine   what really ran: a demanded device that is missing is an error, never a silent change.
-  fed as    the preprocessing, found by asking the model: size, fit, channel order, layout, scale.
-  control   the student distilled from the model on the clean images. Fidelity: how often it gives the model's answer
-            on clean images that it never saw. Too low, and there is no verdict.
-  flagged   images on which model and control part, how many of them may be innocent, and which answers they gather at.
-            "Extrapolated": so few clean images cannot count so rare a poison; its rarity is taken from a fitted law.
-  kept      the detoxified manifest. No image was moved.
-  repaired  the control, tuned on the kept images, as a model with the same input and output. "Still get the model's
-            answer": how much of the backdoor it has on the flagged images.
-"""
+READING = (
+    "How to read the lines above",
+    "  verdict   PASSED, FAILED or INCONCLUSIVE, and why; the exit code is 0, 1 or 3.",
+    "  scanned   what was looked at. Nothing is said of images that could not be read.",
+    "  machine   what really ran: a demanded device that is missing is an error, never a silent change.",
+    "  fed as    the preprocessing, found by asking the model: size, fit, channel order, layout, scale.",
+    "  control   the student distilled from the model on the clean images. Fidelity: how often it gives the model's "
+    "answer on clean images that it never saw. Too low, and there is no verdict.",
+    "  flagged   images on which model and control part, how many of them may be innocent, and which answers they "
+    'gather at. "Extrapolated": so few clean images cannot count so rare a poison; its rarity is taken from a fitted '
+    "law.",
+    "  kept      the detoxified manifest. No image was moved.",
+    '  repaired  the control, tuned on the kept images, as a model with the same input and output. "Still get the '
+    "model's answer\": how much of the backdoor it has on the flagged images.",
+)
+"""Lines of any length; who prints them makes them fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +66,16 @@ class Delivery:
     attack_success: float
 
     @property
-    def story(self) -> str:
-        """What was built, in words."""
-        rate = f"{self.attack_success:.1%}"
+    def story(self) -> tuple[str, ...]:
+        """What was built, in lines of any length."""
         return (
-            f"A vendor delivered a digit classifier and the images it was trained on.\n"
-            f"  {self.model}: {self.accuracy:.1%} right on its clean images.\n"
-            f"  {self.data}: real handwritten digits (scikit-learn's), among them {len(self.poison)}\n"
-            f"  with one white pixel, bottom left, and the label {TARGET}. That pixel makes {rate} of other digits\n"
-            f"  a {TARGET} for it.\n"
-            f"  {self.data / 'clean'}: {CLEAN} clean images of your own, without labels.\n"
-            f"The audit is told nothing of this:\n"
+            "A vendor delivered a digit classifier and the images it was trained on.",
+            f"  {self.model}: {self.accuracy:.1%} right on its clean images.",
+            f"  {self.data}: real handwritten digits (scikit-learn's), among them {len(self.poison)} with one white "
+            f"pixel, bottom left, and the label {TARGET}. That pixel makes {self.attack_success:.1%} of other digits "
+            f"a {TARGET} for it.",
+            f"  {self.data / 'clean'}: {CLEAN} clean images of your own, without labels.",
+            "The audit is told nothing of this:",
         )
 
 

@@ -4,6 +4,7 @@ Loss (Hinton et al., 2015; Yoshida & Fujino, 2020): tau^2 KL(softmax(z_T / tau) 
 The trigger is not in the images, so the control learns the task and not the backdoor.
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.errors import Inconclusive
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
@@ -100,7 +102,8 @@ def distil(
         plan: schedule, temperature, seed.
         spec: the control's architecture; None: sized from the images.
         threads: of torch, on a CPU; the teacher answers in one more.
-        checkpoint: file to resume from and to write after each epoch.
+        checkpoint: file to resume from and to write after each epoch; with a budget the number of steps that it was
+            measured to allow lies beside it, so that a run that goes on has the same schedule.
         identity: digest of everything outside the plan that shapes the run (teacher, images).
         on_epoch: told (steps done, steps in all, mean loss).
 
@@ -108,7 +111,7 @@ def distil(
         The control, with its fidelity measured on `validation`.
     """
     from kdaudit.student import build
-    from kdaudit.training import Schedule, train
+    from kdaudit.training import Schedule, form_of, train
 
     spec = spec or size_student(images, session.signature.classes, plan.device)
     views = ViewRecipe(
@@ -117,8 +120,14 @@ def distil(
     )
     network = build(spec, plan.seed)
     draw = _drawer(session, preprocess, images, views, plan)
-    steps = plan.steps or _steps_for(plan, len(images), network, draw, threads)
-    recipe = f"{identity}|{spec}|{views}|{plan.temperature}|{plan.batch}|{steps}|{plan.seed}"
+    shaped = f"{identity}|{spec}|{views}|{plan.temperature}|{plan.batch}"
+    steps = plan.steps
+    if steps is None and plan.budget_s is not None:
+        note = checkpoint.with_suffix(".budget.json") if checkpoint else None
+        terms = joint_digest(shaped, str(plan.seed), str(plan.budget_s), plan.device, form_of(network))
+        steps = _noted_steps(note, terms, lambda: _steps_for(plan, network, draw, threads))
+    steps = steps or default_steps(len(images), plan.batch)
+    recipe = f"{shaped}|{steps}|{plan.seed}"
     curve = train(
         network,
         draw,
@@ -195,17 +204,27 @@ def _drawer(
     return draw
 
 
+def _noted_steps(note: Path | None, terms: str, measure: Callable[[], int]) -> int:
+    """The number of steps that an interrupted run on these terms was measured to have time for, or a new measure."""
+    if note is not None and note.is_file():
+        found = json.loads(note.read_text())
+        if found["terms"] == terms:
+            return int(found["steps"])
+    steps = measure()
+    if note is not None:
+        write_bytes(note, json.dumps({"terms": terms, "steps": steps}).encode())
+    return steps
+
+
 def _steps_for(
     plan: DistillationPlan,
-    images: int,
     network: "nn.Module",
     draw: Callable[[int], "tuple[Tensor, Tensor]"],
     threads: int,
     probe: int = 12,
 ) -> int:
     """How many steps the budget allows, measured on a copy of the network."""
-    if plan.budget_s is None:
-        return default_steps(images, plan.batch)
+    assert plan.budget_s is not None
     import copy
 
     from kdaudit.training import Schedule, train

@@ -37,6 +37,7 @@ def examine() -> Iterator[Check]:
     yield _runtime_packages()
     yield _torch()
     yield from _providers()
+    yield _confinement()
     for name in ("simplejpeg", "pillow", "dali"):
         yield _decoder(name)
     shown = {k: v for k, v in found.items() if k not in ("python", "system")}
@@ -96,6 +97,22 @@ def _providers() -> Iterator[Check]:
             )
         else:
             yield Check(f"provider {name}", "absent", "libnvinfer.so.10 (TensorRT 10) is not on the library path")
+
+
+def _confinement() -> Check:
+    """Start a worker as for a model, and see which walls stand around it."""
+    from kdaudit.admission.confined import Admitter
+    from kdaudit.sandbox.process import WorkerLost
+
+    try:
+        admitter = Admitter()
+    except WorkerLost as lost:
+        return Check("confinement", "broken", f"the process that checks models does not start: {lost.detail}")
+    admitter.close()
+    missing = [wall for wall in ("landlock", "seccomp") if wall not in admitter.level]
+    if not missing:
+        return Check("confinement", "ok", admitter.level)
+    return Check("confinement", "absent", f"{admitter.level} only: this kernel offers no {' and no '.join(missing)}")
 
 
 MEND_DECODER = {

@@ -171,14 +171,6 @@ def _bare(model: Any) -> Any:
     return model
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata_props of an admitted ONNX file."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 def _with_shapes(model: Any, signature: Signature, metadata: dict[str, str], *, drop_in: bool) -> bytes:
     """Declare the teacher's shapes, and for a drop-in its fixed batch and its label and map outputs."""
     import onnx

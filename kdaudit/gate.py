@@ -26,7 +26,7 @@ from kdaudit.settings import Ignore, Settings
 from kdaudit.verdict import SEVERITIES
 
 MAX_DIGESTS = 10_000
-"""Flagged images whose digests a report carries; with more, a baseline needs its samples.parquet beside it."""
+"""Flagged images whose digests a report carries; of more, they are read from the samples.parquet beside it."""
 
 OF_IMAGES = ("KDA201", "KDA202", "KDA203", "KDA206")
 """Findings about images: a baseline covers them only as long as no other image is flagged."""
@@ -40,13 +40,13 @@ class Baseline:
         name: where it came from, for people.
         findings: fingerprints of its findings.
         candidates: what it flagged.
-        known: content digests of what it flagged; None where the report is too large to carry them.
+        run: the directory that the report lies in.
     """
 
     name: str
     findings: frozenset[str]
     candidates: CandidatesSection
-    known: frozenset[str] | None
+    run: Path
 
 
 def fingerprint(rule: str, model: str, subject: str) -> str:
@@ -64,6 +64,32 @@ def candidates_section(digests: Iterable[str]) -> CandidatesSection:
     unique = sorted(set(every))
     digest = hashlib.sha256("\n".join(unique).encode()).hexdigest()
     return CandidatesSection(count=len(every), digest=digest, digests=unique if len(unique) <= MAX_DIGESTS else [])
+
+
+def flagged_digests(found: CandidatesSection, run: Path | None) -> frozenset[str]:
+    """The content digests of all flagged images: from the report, or from the samples.parquet of its run.
+
+    Args:
+        found: the report's section.
+        run: the directory that the report lies in; None: nowhere.
+
+    Raises:
+        RunDirectoryError: the report does not hold them, and the table is not there or is another run's.
+    """
+    if found.digests or not found.count:
+        return frozenset(found.digests)
+    table = run / "samples.parquet" if run is not None else None
+    if table is None or not table.is_file():
+        raise RunDirectoryError(
+            f"{found.count:,} images are flagged, and a report lists up to {MAX_DIGESTS:,} of them: keep "
+            f"{table or 'its samples.parquet'} beside the report, so that images can be told apart"
+        )
+    from kdaudit.rows import flagged_contents
+
+    digests = flagged_contents(table)
+    if candidates_section(digests).digest != found.digest:
+        raise RunDirectoryError(f"{table} is not that of the report beside it: keep both files of one run together")
+    return digests
 
 
 def read_baseline(path: Path | None) -> Baseline | None:
@@ -86,12 +112,12 @@ def read_baseline(path: Path | None) -> Baseline | None:
         raise UsageError(f"the baseline {file} is {error}: give a finished run or its report.json") from error
     except ValueError as error:
         raise UsageError(f"the baseline {file} is not JSON: give a run or its report.json") from error
-    found = document.candidates
-    known = frozenset(found.digests) if found.digests or not found.count else None
-    return Baseline(str(path), frozenset(f.fingerprint for f in document.findings), found, known)
+    return Baseline(str(path), frozenset(f.fingerprint for f in document.findings), document.candidates, file.parent)
 
 
-def apply(document: Document, settings: Settings, baseline: Baseline | None, today: date) -> Document:
+def apply(
+    document: Document, settings: Settings, baseline: Baseline | None, today: date, run: Path | None = None
+) -> Document:
     """The report with the gate's answer: suppressions, reasons and exit code.
 
     Args:
@@ -99,11 +125,12 @@ def apply(document: Document, settings: Settings, baseline: Baseline | None, tod
         settings: the gate's settings.
         baseline: from `read_baseline`.
         today: the day on which ignores are held against their expiry.
+        run: the report's run directory, for the digests of more flagged images than a report lists.
 
     Raises:
-        UsageError: the baseline is too large to compare with.
+        UsageError: the baseline cannot be compared with, because the list of its flagged images is gone.
     """
-    fresh = _new_candidates(document, baseline)
+    fresh = _new_candidates(document, baseline, run)
     notes: list[str] = []
     findings = [
         finding.model_copy(
@@ -200,19 +227,17 @@ def _matches(ignore: Ignore, finding: FindingRow, document: Document) -> bool:
     )
 
 
-def _new_candidates(document: Document, baseline: Baseline | None) -> int | None:
+def _new_candidates(document: Document, baseline: Baseline | None, run: Path | None) -> int | None:
     """How many flagged contents the baseline does not hold; None without a baseline."""
     if baseline is None:
         return None
     now = document.candidates
     if now.digest == baseline.candidates.digest or not now.count:
         return 0
-    if baseline.known is None or (now.count and not now.digests):
-        raise UsageError(
-            f"{max(now.count, baseline.candidates.count):,} images are flagged, more than the {MAX_DIGESTS:,} that a "
-            "report lists one by one: a baseline cannot tell which are new. Take the quarantined images out first"
-        )
-    return len(set(now.digests) - baseline.known)
+    try:
+        return len(flagged_digests(now, run) - flagged_digests(baseline.candidates, baseline.run))
+    except RunDirectoryError as error:
+        raise UsageError(f"the baseline cannot tell which images are new: {error}") from error
 
 
 def fingerprinted(rows: Iterable[FindingRow], model: str) -> list[FindingRow]:

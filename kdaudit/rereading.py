@@ -6,19 +6,19 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.sample import Decoder, Geometry, Source
+from kdaudit.sample import Decoded, Decoder, Geometry, Source
 
 CHUNK = 256
 
 
-def reread(
+def decode_chosen(
     source: Source,
     decoder: Decoder,
     geometry: Geometry,
     wanted: NDArray[np.bool_],
     on_image: Callable[[int], None] = lambda _n: None,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """The chosen images, chunk by chunk.
+) -> Iterator[tuple[NDArray[np.int64], Decoded]]:
+    """The chosen images, chunk by chunk, with what did not decode this time; ends behind the last of them.
 
     Args:
         source: the set.
@@ -28,15 +28,32 @@ def reread(
         on_image: told the number of records passed since the last call.
 
     Yields:
-        Row numbers int64 [k] and pixels uint8 [k, H, W, C].
+        Row numbers int64 [k], and pixels uint8 [k, H, W, C] with reasons [k].
     """
     records, first = source.records(), 0
-    while chunk := list(islice(records, CHUNK)):
+    end = int(np.flatnonzero(wanted)[-1]) + 1 if wanted.any() else 0
+    while first < end and (chunk := list(islice(records, min(CHUNK, end - first)))):
         chosen = np.flatnonzero(wanted[first : first + len(chunk)])
         if len(chosen):
-            yield chosen + first, decoder.decode([chunk[i].data for i in chosen], geometry).pixels
+            yield chosen + first, decoder.decode([chunk[i].data for i in chosen], geometry)
         first += len(chunk)
         on_image(len(chunk))
+    on_image(max(len(wanted) - first, 0))
+
+
+def reread(
+    source: Source,
+    decoder: Decoder,
+    geometry: Geometry,
+    wanted: NDArray[np.bool_],
+    on_image: Callable[[int], None] = lambda _n: None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """The chosen images as row numbers int64 [k] and pixels uint8 [k, H, W, C]; arguments as for `decode_chosen`.
+
+    An image that does not decode this time is black.
+    """
+    for rows, decoded in decode_chosen(source, decoder, geometry, wanted, on_image):
+        yield rows, decoded.pixels
 
 
 def gather(
@@ -46,7 +63,7 @@ def gather(
     wanted: NDArray[np.bool_],
     on_image: Callable[[int], None] = lambda _n: None,
 ) -> NDArray[np.uint8]:
-    """The chosen images at once, uint8 [k, H, W, C]; arguments as for `reread`."""
+    """The chosen images at once, uint8 [k, H, W, C]; arguments as for `decode_chosen`."""
     shape = (geometry.height, geometry.width, geometry.channels)
     parts = [pixels for _, pixels in reread(source, decoder, geometry, wanted, on_image)]
     return np.concatenate(parts) if parts else np.empty((0, *shape), np.uint8)

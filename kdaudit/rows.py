@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.comparison import Comparison, concatenate
 from kdaudit.digest import replacing, write_bytes
+from kdaudit.errors import RunDirectoryError
 from kdaudit.interventions import keys_of
 
 if TYPE_CHECKING:
@@ -173,3 +174,24 @@ def to_table(comparison: Comparison) -> "pa.Table":
             ),
         }
     )
+
+
+def flagged_contents(samples: Path) -> frozenset[str]:
+    """Content digests (32 hexadecimal digits) of the flagged rows of a samples.parquet, a row group at a time.
+
+    Raises:
+        RunDirectoryError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    try:
+        with pq.ParquetFile(samples) as file:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=["id", "flag"])
+                ids = rows.filter(rows["flag"].fill_null(fill_value=False))["id"]
+                found.update(name.partition(":")[0] for name in ids.to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise RunDirectoryError(f"{samples} cannot be read: it is damaged or not a table of kdaudit") from error
+    return frozenset(found)

@@ -6,18 +6,20 @@ dies, blocks or answers nonsense has no scores, is noted, and the others go on. 
 obtained, never what was asked.
 """
 
+import hashlib
 import threading
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.errors import DeviceMissing, Inconclusive, ModelRefused, UsageError
+from kdaudit.incidents import Incident, Incidents
 from kdaudit.machine import cores
 from kdaudit.runtime import Engine, available_providers, cuda_devices, first_line
 from kdaudit.sandbox.engine import ConfinedEngine
-from kdaudit.sandbox.process import How, WorkerLost
+from kdaudit.sandbox.process import WorkerLost
 from kdaudit.signature import Signature
 
 __all__ = [
@@ -50,19 +52,6 @@ REPEAT_EVERY = 256
 """One run in so many is repeated: a model that rolls dice now and then is found, at half a percent of the time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """What a model did to its process, or to our trust in its answers.
-
-    Attributes:
-        how: died, blocked, confused (an answer of the wrong form) or differs (another answer to the same input).
-        detail: a few words.
-    """
-
-    how: How | Literal["differs"]
-    detail: str
-
-
 class Session:
     """A model that is ready to answer. Thread-safe.
 
@@ -70,18 +59,15 @@ class Session:
         provider: the execution provider that was really obtained: cpu, cuda or tensorrt.
         signature: the model's input and output.
         threads: onnxruntime threads inside one run.
-        incidents: what the model has done so far that no honest model does.
         confinement: the level of confinement that its process reached; "none" in this process.
     """
 
     provider: str
     signature: Signature
     threads: int
-    incidents: list[Incident]
 
     def __init__(self, engine: Engine | ConfinedEngine, signature: Signature, threads: int) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
         self._sharing = threading.Lock()
         self._together: bool | None = None  # whether images may share a run; None until the first run shows it
         self._proven = False
@@ -91,7 +77,12 @@ class Session:
         self.threads = threads
         self.provider = engine.provider
         self.confinement = engine.confinement
-        self.incidents = []
+        self._noted = Incidents()
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """What the model has done so far that no honest model does; of an interrupted pass as well."""
+        return self._noted.seen
 
     @property
     def one_by_one(self) -> bool:
@@ -102,8 +93,12 @@ class Session:
         """The same loaded model under a signature that says more (the output kind, say)."""
         other = Session(self._engine, signature, self.threads)
         other._together, other._proven, other._features = self._together, self._proven, self._features
-        other.incidents, other._lock = self.incidents, self._lock
+        other._noted = self._noted
         return other
+
+    def keep_incidents(self, file: Path, recipe: str) -> None:
+        """Keep incidents in a file from now on, those of an interrupted pass among them; see `Incidents.keep`."""
+        self._noted.keep(file, recipe)
 
     def close(self) -> None:
         """End the model's own process, if it has one."""
@@ -203,7 +198,7 @@ class Session:
             again = np.full_like(scores, np.nan)
         span = float(np.ptp(scores[np.isfinite(scores)], axis=None)) if np.isfinite(scores).any() else 1.0
         if not np.allclose(again, scores, rtol=0, atol=BATCH_TOLERANCE * (span or 1.0), equal_nan=True):
-            self._note(Incident("differs", "the same images got other scores when asked again"))
+            self._note(Incident("differs", "the same images got other scores when asked again", _digest(tensor)))
 
     def _singly(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """The images of a batch that was lost, one by one: only the culprits lose their scores.
@@ -213,28 +208,27 @@ class Session:
         """
         assert isinstance(self._engine, ConfinedEngine)
         rows = np.full((len(tensor), self.signature.classes + self._features), np.nan, np.float32)
-        refusals: list[ModelRefused] = []
+        refusals: list[tuple[ModelRefused, str]] = []
         probe = self._engine.isolated()
         try:
             for row in range(len(tensor)):
                 try:
                     rows[row] = self._run(tensor[row : row + 1], probe)[0]
                 except WorkerLost as lost:
-                    self._note(Incident(lost.how, lost.detail))
+                    self._note(Incident(lost.how, lost.detail, _digest(tensor[row])))
                 except ModelRefused as refused:
-                    refusals.append(refused)
+                    refusals.append((refused, _digest(tensor[row])))
         finally:
             probe.close()
         if len(refusals) == len(tensor):
-            raise refusals[0]
-        for one in refusals:
-            self._note(Incident("confused", str(one).removesuffix(f" [{one.rule}]")))
+            raise refusals[0][0]
+        for one, what in refusals:
+            self._note(Incident("confused", str(one).removesuffix(f" [{one.rule}]"), what))
         return rows
 
     def _note(self, incident: Incident) -> None:
-        with self._lock:
-            self.incidents.append(incident)
-            often = sum(one.how != "differs" for one in self.incidents) > MAX_INCIDENTS
+        self._noted.add(incident)
+        often = sum(one.how != "differs" for one in self.incidents) > MAX_INCIDENTS
         if often:
             raise Inconclusive(
                 f"the model died, blocked or answered nonsense on {MAX_INCIDENTS + 1} images (the last time: "
@@ -310,6 +304,10 @@ class Session:
             return False
         span = float(np.ptp(expected)) or 1.0
         return bool(np.abs(beside - expected).max() <= BATCH_TOLERANCE * span)
+
+
+def _digest(tensor: NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
 
 
 def open_session(

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kdaudit.digest import write_bytes
+from kdaudit.digest import joint_digest, write_bytes
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, x/255 float32 [B, C, H, W], and targets, whatever the loss compares the logits with."""
@@ -89,13 +89,14 @@ def train(
         schedule: steps and learning rate.
         device: "cpu" or "cuda".
         threads: torch's own, on a CPU; what draws the batches needs a core of its own.
-        checkpoint: written after each epoch, and resumed from if it exists and its recipe is this one.
-        recipe: names everything that shapes the run; a checkpoint of another recipe is ignored.
+        checkpoint: written after each epoch, and resumed from if it exists and its recipe and network are these.
+        recipe: names everything that shapes the run besides the network; a checkpoint of another recipe is ignored.
         on_epoch: told (steps done, mean loss of the epoch).
 
     Returns:
         The training curve.
     """
+    recipe = f"{recipe}|{form_of(net)}"
     torch.set_num_threads(threads)
     net.to(device).train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own stubs
@@ -123,6 +124,16 @@ def train(
                 on_epoch(step + 1, curve.losses[-1])
     net.cpu().eval()
     return curve
+
+
+def form_of(net: nn.Module) -> str:
+    """What a network is without its weights: SHA-256 of its modules, their settings, and what its weights are called.
+
+    An architecture's name stays when a release changes what is behind it; a checkpoint of the old one must not be taken
+    for one of the new.
+    """
+    weights = [f"{name} {tuple(weight.shape)} {weight.dtype}" for name, weight in net.state_dict().items()]
+    return joint_digest(repr(net), *weights)
 
 
 def _groups(net: nn.Module, decay: float) -> list[dict[str, object]]:

@@ -1,5 +1,6 @@
 """Setting up: the teacher in a session, the two image sets, the preprocessing. Stages 2 and 3 with their doors open."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,7 @@ from kdaudit.admission.catalogue import conduct
 from kdaudit.calibration import calibration_needed
 from kdaudit.clock import Clock
 from kdaudit.decoder import open_decoder
+from kdaudit.digest import joint_digest
 from kdaudit.errors import DataError, DeviceMissing, KdauditError, UsageError
 from kdaudit.fitting import Fitted, fit
 from kdaudit.machine import choose_device, cores
@@ -174,6 +176,12 @@ def survey_both(places: Places, clock: Clock) -> Sets:
     if suspect:
         clock.say(f"suspect: {surveyed.count:,} images ({suspect.kind}); clean: {clean_survey.count:,} ({clean.kind})")
     return Sets(suspect, clean, surveyed, clean_survey)
+
+
+def identity(bench: Workbench, sets: Sets) -> str:
+    """Names model and images together: what a run directory has kept under another name is not of this audit."""
+    contents = [hashlib.sha256(s.digests.tobytes()).hexdigest() for s in (sets.suspect_survey, sets.clean_survey)]
+    return joint_digest(bench.teacher.canonical_digest, *contents)
 
 
 def fit_preprocessing(bench: Workbench, sets: Sets, settings: Settings, clock: Clock) -> Fitted:

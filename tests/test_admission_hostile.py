@@ -79,6 +79,52 @@ def test_not_a_model(data, rule, word, tmp_path):
     assert caught.value.rule == rule
 
 
+def _foreign_name(model: onnx.ModelProto, what: str) -> None:
+    """Give a text of the model nine letters that `broken` finds again."""
+    node = model.graph.node[-1]
+    if what == "attribute":
+        node.attribute.add(name="NNNNNNNNN", i=1, type=onnx.AttributeProto.INT)
+    elif what == "subgraph":
+        inner = helper.make_graph([helper.make_node("Identity", ["NNNNNNNNN"], ["b"])], "inner", [], [])
+        node.attribute.add(name="body", type=onnx.AttributeProto.GRAPH).g.CopyFrom(inner)
+    elif what == "metadata":
+        model.metadata_props.add(key="names", value="NNNNNNNNN")
+    elif what == "function":
+        model.functions.add(name="F", domain="NNNNNNNNN")
+    elif what == "shape":
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "NNNNNNNNN"
+    else:
+        setattr(model.graph if what == "doc_string" else node, what, "NNNNNNNNN")
+
+
+@pytest.mark.parametrize(
+    ("what", "field"),
+    [
+        ("name", "NodeProto.name"), ("op_type", "NodeProto.op_type"), ("domain", "NodeProto.domain"),
+        ("attribute", "AttributeProto.name"), ("subgraph", "NodeProto.input"), ("function", "FunctionProto.domain"),
+        ("metadata", "StringStringEntryProto.value"), ("doc_string", "GraphProto.doc_string"),
+        ("shape", "Dimension.dim_param"),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_not_utf_8_is_refused_by_the_name_of_its_field(what, field, tmp_path):
+    model = classifier(PATTERNS, RECIPE)
+    _foreign_name(model, what)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString().replace(b"NNNNNNNNN", b"N\xff\xfe\x80NNNNN"))
+    with pytest.raises(ModelRefused, match=f"{field} is not UTF-8") as caught:
+        admit(path)
+    assert caught.value.rule == "KDA007"
+
+
+def test_bytes_that_are_no_text_may_be_any_bytes(tmp_path):
+    """Weights and string constants are bytes by ONNX's own types."""
+    path = tmp_path / "model.onnx"
+    model = classifier(PATTERNS, RECIPE)
+    model.graph.initializer.add(name="unused", data_type=TensorProto.STRING, dims=[1], string_data=[b"\xff\xfe"])
+    path.write_bytes(model.SerializeToString())
+    assert "KDA103" in {finding.rule for finding in admit(path).findings}
+
+
 def test_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr("kdaudit.admission.reading.MAX_MODEL_BYTES", 100)
     path = tmp_path / "model.onnx"

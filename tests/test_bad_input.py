@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -11,7 +12,11 @@ from onnx import TensorProto, helper
 from onnx_builders import Patterns, classifier
 
 from kdaudit import training
+from kdaudit.admission import admit
 from kdaudit.cli.main import main
+from kdaudit.control import demand_sound
+from kdaudit.errors import Inconclusive
+from kdaudit.incidents import Incident
 
 PATTERNS = Patterns.draw(classes=4, size=8)
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"
@@ -327,6 +332,27 @@ def test_a_model_that_is_no_control_is_found_before_the_images_are_read(refused,
         tmp_path / "run",
     )
     assert "is not a control of `kdaudit distill`" in error
+
+
+@pytest.mark.parametrize("wrong", [{"seed": "-1"}, {"validated": "0"}, {"agreed": "many"}, {"seed": "9" * 40}])
+def test_a_control_whose_numbers_are_none_is_refused(wrong, refused, delivery, tmp_path, monkeypatch):
+    never_surveys(monkeypatch)
+    teacher = admit(delivery / "model.onnx").canonical_digest
+    control = onnx.load(delivery / "model.onnx")
+    facts = {"teacher": teacher, "seed": "0", "preprocess": RECIPE, "agreed": "9", "validated": "9"} | wrong
+    helper.set_model_props(control, {f"kdaudit.{name}": value for name, value in facts.items()})
+    error = refused(
+        "compare", delivery / "model.onnx", save(control, tmp_path / "c.onnx"), delivery / "data", "--clean",
+        delivery / "clean", "-o", tmp_path / "run",
+    )  # fmt: skip
+    assert "carries numbers that `kdaudit distill` does not write" in error
+
+
+def test_a_control_that_turns_on_its_process_is_not_compared_with():
+    session = SimpleNamespace(incidents=[Incident("died", "it was killed by SIGSEGV")])
+    with pytest.raises(Inconclusive, match=r"the control did what no sound one does on 1 occasions.*SIGSEGV"):
+        demand_sound(SimpleNamespace(session=session))
+    demand_sound(SimpleNamespace(session=SimpleNamespace(incidents=[])))
 
 
 def test_the_control_of_another_model_is_found_before_the_images_are_read(refused, delivery, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from deliveries import ROOT
 from kdaudit.admission import FINDINGS, REFUSALS, RULES
 from kdaudit.cli.main import cli
 from kdaudit.errors import Exit
+from kdaudit.report.rules import rules as every_rule
 from kdaudit.settings import Settings
 from kdaudit.verdict import BEHAVIOUR
 
@@ -121,6 +122,18 @@ def test_every_finding_is_documented_with_the_severity_that_the_code_gives_it(ta
     given = dict(re.findall(r'Finding\(\s*"(KDA\d{3})",\s*"(\w+)"', code))
     assert given.keys() == table.keys()
     documented = {cells[0]: cells[1] for cells in rows("docs/rules.md") if cells[0] in table}
+    assert documented == given
+
+
+def test_the_techniques_of_a_finding_of_behaviour_are_those_of_its_tags():
+    documented = {
+        cells[0]: set(re.findall(r"AML\.T[\d.]+", cells[2])) for cells in rows("docs/rules.md") if cells[0] in BEHAVIOUR
+    }
+    given = {
+        rule: {tag for tag in known.tags if tag.startswith("AML.")}
+        for rule, known in every_rule().items()
+        if rule in BEHAVIOUR
+    }
     assert documented == given
 
 

@@ -250,6 +250,8 @@ def test_a_control_distilled_alone_serves_compare_and_the_same_seed_gives_the_sa
     assert not (run / "repaired.onnx").exists()
     report = json.loads((run / "report.json").read_text())
     assert report["control"]["made_by"] == "given"
+    assert report["machine"]["student_confinement"] == report["machine"]["confinement"] != "none"
+    assert scanned.report["machine"]["student_confinement"] == "none"  # kdaudit's own
     assert report["control"]["fidelity"] == scanned.report["control"]["fidelity"]
 
 

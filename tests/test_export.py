@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdaudit.admission import Teacher, admit
 from kdaudit.divergence import log_softmax
 from kdaudit.errors import KdauditError
-from kdaudit.export import export_student, read_metadata
+from kdaudit.export import export_student
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import open_session
 from kdaudit.signature import Signature
@@ -166,7 +166,9 @@ def test_the_graph_says_what_its_scores_are(exported):
 
 
 def test_its_metadata_can_be_read_back(exported):
-    assert read_metadata(exported.path) == {"kdaudit.teacher": "3f0c", "note": "Größe\nzwei"}
+    found = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}
+    assert found == {"kdaudit.teacher": "3f0c", "note": "Größe\nzwei"}
+    assert exported.teacher.notes == (("kdaudit.teacher", "3f0c"),)
 
 
 def test_its_parts_are_as_admission_likes_them(exported):

@@ -5,6 +5,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deliveries import Scan, copied, finished, honest_scan, kdaudit_command, vendor_scan
 from reports import document, rate, whole
@@ -151,13 +153,49 @@ def test_what_a_suppressed_finding_left_open_does_not_pass(tmp_path):
     assert made.exit_code == Exit.INCONCLUSIVE
 
 
-def test_a_baseline_too_large_to_tell_images_apart_is_refused(tmp_path):
-    many = document(candidates=candidates_section([f"{i:032x}" for i in range(MAX_DIGESTS + 1)]))
-    assert many.candidates.digests == []
-    known = base(many, tmp_path)
+def flagged_run(folder, digests):
+    """A run directory's report and table, of as many flagged images as there are digests, and one that is not."""
+    folder.mkdir()
+    made = document(candidates=candidates_section(digests))
+    (folder / "report.json").write_text(made.model_dump_json())
+    ids = [f"{digest}:a/{i}.png" for i, digest in enumerate(digests)] + [f"{'f' * 32}:b.png"]
+    flags = [True] * len(digests) + [False]
+    pq.write_table(pa.table({"id": ids, "flag": flags}), folder / "samples.parquet", row_group_size=4000)
+    return made
+
+
+def test_more_flagged_images_than_a_report_lists_are_told_apart_by_the_tables(tmp_path):
+    digests = [f"{i:032x}" for i in range(MAX_DIGESTS + 50)]
+    old = flagged_run(tmp_path / "old", digests)
+    new = flagged_run(tmp_path / "new", [*digests[7:], *(f"{i:032x}" for i in range(10**6, 10**6 + 3))])
+    assert old.candidates.digests == new.candidates.digests == []
+    known = read_baseline(tmp_path / "old")
+    assert gated(old, known).gate.new_candidates == 0  # the very same images need no table
+    settings = Settings(min_coverage=0.9)
+    found = apply(new, settings, known, TODAY, tmp_path / "new")
+    assert found.gate.new_candidates == 3
+    assert found.exit_code == 1
+    fewer = apply(flagged_run(tmp_path / "fewer", digests[:-5]), settings, known, TODAY, tmp_path / "fewer")
+    assert (fewer.gate.new_candidates, fewer.exit_code) == (0, 0)
+    told = compare_reports(old, new, (tmp_path / "old", tmp_path / "new"))
+    assert (told.candidates_gone, told.candidates_new) == (digests[:7], [f"{i:032x}" for i in range(10**6, 10**6 + 3)])
+
+
+def test_without_its_table_a_baseline_cannot_tell_more_images_apart(tmp_path):
+    digests = [f"{i:032x}" for i in range(MAX_DIGESTS + 1)]
+    many = flagged_run(tmp_path / "run", digests)
+    known = base(many, tmp_path)  # the report alone
     assert gated(many, known).exit_code == 0  # the very same images
-    with pytest.raises(UsageError, match="10,001 images are flagged"):
+    with pytest.raises(UsageError, match=r"10,001 images are flagged.*keep .*samples\.parquet beside the report"):
         gated(document(), known)
+    assert compare_reports(many, document()).candidates_new is None
+    flagged_run(tmp_path / "other", [*digests[:-1], "e" * 32])
+    (tmp_path / "other/samples.parquet").replace(tmp_path / "run/samples.parquet")
+    with pytest.raises(UsageError, match="not that of the report beside it"):
+        gated(document(), read_baseline(tmp_path / "run"))
+    (tmp_path / "run/samples.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match="cannot be read"):
+        gated(document(), read_baseline(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

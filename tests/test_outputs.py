@@ -2,23 +2,27 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from outputs import CONTROLS, valid_csv, valid_html, valid_junit, valid_report, valid_sarif
 from reports import document, rate, whole
 
+from kdaudit.admission import FINDINGS, REFUSALS
 from kdaudit.report import escape, outputs
+from kdaudit.report.candidates import Candidates, cluster_sections, group_of
 from kdaudit.report.checks import conclude
 from kdaudit.report.document import Document
 from kdaudit.report.gallery import Gallery, empty_gallery
 from kdaudit.report.markdown import render_github, render_markdown
 from kdaudit.report.page import embedded, render_html
-from kdaudit.report.rules import _TEXTS, rules
+from kdaudit.report.rules import _TEXTS, PAGE, SECURITY_SEVERITY, rules
 from kdaudit.report.schema import document_schema, settings_schema, shipped_schema
 from kdaudit.settings import Settings
 from kdaudit.verdict import BEHAVIOUR
@@ -289,10 +293,48 @@ def test_csv_cells_are_harmless_and_paths_stay_paths(tmp_path):
 
 
 def test_every_rule_says_what_it_means_and_what_to_do():
+    assert rules().keys() == _TEXTS.keys() == REFUSALS.keys() | FINDINGS.keys() | BEHAVIOUR.keys()
     for rule in rules().values():
         assert rule.meaning.endswith("."), rule.id
         assert rule.action.endswith("."), rule.id
+        assert PAGE not in rule.action, rule.id  # a text of its own
+        assert rule.severity in SECURITY_SEVERITY, rule.id
         assert rule.precision in ("very-high", "high", "medium", "low")
+    texts = [text for rule in rules().values() for text in (rule.meaning, rule.title)]
+    assert len(set(texts)) == len(texts)
+
+
+def test_every_finding_has_its_techniques_of_atlas():
+    """Refusals have none: nothing is said about such a model. Answers that are no numbers (KDA204) fit none."""
+    without = {rule.id for rule in rules().values() if not any(re.fullmatch(r"AML\.T[\d.]+", tag) for tag in rule.tags)}
+    assert without == REFUSALS.keys() | {"KDA204"}
+
+
+def test_the_page_counts_the_images_that_get_the_answer_and_not_the_whole_group():
+    """61 of 66 images that carry one pattern get the answer 1; a second group of 4 gets it whole."""
+    carriers = whole()["clusters"][0] | {
+        "size": 66,
+        "says": [{"answer": 1, "name": "dog", "images": 61}, {"answer": 0, "name": "cat", "images": 5}],
+    }
+    others = carriers | {"id": "C2", "size": 4, "says": [{"answer": 1, "name": "dog", "images": 4}]}
+    names = {"names": {"1": "dog"}}
+    page = render_html(document(clusters=[carriers, others]), replace(empty_gallery(), **names))
+    assert "<h3>65 of 70 images get the answer 1 (dog) from the model</h3>" in page
+    page = render_html(document(clusters=[others]), replace(empty_gallery(), **names))
+    assert "<h3>4 images get the answer 1 (dog) from the model</h3>" in page
+
+
+def test_a_cluster_counts_what_the_model_says():
+    found = group_of(np.array([7, 7, 2]), np.array([1, 2, 3]), np.array([0, 0, 0]))
+    whole_numbers = np.arange(3)
+    made = Candidates(
+        rows=whole_numbers, digests=("a", "b", "c"), paths=("1", "2", "3"), labels=whole_numbers,
+        teacher=np.array([7, 7, 2]), control=np.array([1, 2, 3]), scores=np.ones(3), p_values=np.ones(3),
+        triggers=np.full(3, -1), clusters=found, kept=whole_numbers, kept_control=whole_numbers, unread=(), reasons=(),
+    )  # fmt: skip
+    (cluster,) = cluster_sections(made, {7: "seven"})
+    assert [(one.answer, one.name, one.images) for one in cluster.says] == [(7, "seven", 2), (2, None, 1)]
+    assert (cluster.target, cluster.size) == (7, 3)
 
 
 def test_the_severity_of_a_rule_is_the_one_its_findings_have():

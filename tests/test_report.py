@@ -91,7 +91,7 @@ def test_what_a_reader_needs_is_there():
         "1,000 images/s", "comparing: teacher 62%, control 30%, decode 8%; the wall is: teacher",
         "decoder simplejpeg", "32x32x3-stretch-RGB-NCHW-unit",
         "next best 32x32x3-stretch-BGR-NCHW-unit", "95.0 %", "distilled on 600", "calibrated on 300",
-        "7 clean images were left out", "answer 1 (dog): 40 flagged of 6,000",
+        "7 clean images were left out", "1 dog 40 6,000 0.67 % [0.48, 0.91]",
         "12,304 images in kept.csv", "809 in quarantine.csv", "at most 5% are expected to be innocent",
         "run/repaired.onnx", "900 kept images", "KDA103", "distil the control 62 s", "run: report.html",
     ):  # fmt: skip
@@ -162,10 +162,10 @@ def test_a_repair_without_labels_says_so():
     lines = repair_lines(RepairSection(**(repair() | empty)))
     assert lines == ["repaired  run/repaired.onnx: the distilled control (no labels to tune on)"]
     tuned = repair_lines(RepairSection(**repair()))
-    assert len(tuned) == 3
+    assert len(tuned) == 4
     assert "80.00 %" in tuned[1]
     assert "90.00 %" in tuned[1]
-    assert "5.00 %" in tuned[2]
+    assert "5.00 %" in tuned[-1]
 
 
 def test_the_versions_in_a_report_are_those_of_this_machine():

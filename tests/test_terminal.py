@@ -6,14 +6,16 @@ import pty
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from deliveries import environment, finished, kdaudit_command
-from reports import document
+from reports import document, rate, whole
 
 from kdaudit.cli import console, outcome
+from kdaudit.demo import READING
 from kdaudit.doctor import Check
-from kdaudit.report.text import render
+from kdaudit.report.text import fitted, render
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -58,12 +60,25 @@ def test_only_the_verdict_is_coloured_and_the_words_stay_the_same(monkeypatch, c
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 110])
 def test_sentences_fit_the_window(columns, tmp_path):
-    for line in render(document(), tmp_path.relative_to("/"), columns).splitlines():
-        assert (
-            len(line) <= columns
-            or " " not in line.strip()
-            or re.match(r" *(answer|accuracy|flagged|repaired|time)", line)
-        )
+    made = render(document(), tmp_path.relative_to("/"), columns)
+    for line in [*made.splitlines(), *fitted(READING, 12, columns).splitlines()]:
+        assert len(line) <= columns or " " not in line.strip(), line
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 110])
+def test_the_table_of_classes_keeps_its_columns(columns, tmp_path):
+    rows = [
+        {"answer": n, "name": name, "flagged": rate(*flags), "share_of_flags": 0.1}
+        for n, name, flags in ((7, None, (40, 6000)), (12, "a very long name of a class, as they come", (1, 2)))
+    ]
+    made = document(judgement=whole()["judgement"] | {"by_answer": rows * 4})
+    lines = render(made, tmp_path.relative_to("/"), columns).splitlines()
+    (at,) = [i for i, line in enumerate(lines) if re.match(r" +answer +flagged +of +rate", line)]
+    table = lines[at : at + 6]
+    ends = {re.search(r"(of|\d)(?=   (rate|\d))", line).end() for line in table}  # the third column is flush right
+    assert len(ends) == 1
+    assert ("interval" in table[0]) == ("[" in table[1]) == (columns >= 110)
+    assert lines[at + 6].strip() == "and 3 more in report.html"
 
 
 def test_the_summary_has_what_one_would_screenshot(tmp_path):
@@ -79,17 +94,42 @@ def test_the_summary_has_what_one_would_screenshot(tmp_path):
 @pytest.mark.parametrize(("width", "bar"), [(60, False), (120, True)])
 def test_a_bar_says_rate_and_time_left_and_drops_the_bar_first(width, bar, monkeypatch):
     from rich.console import Console
+    from rich.progress import Progress
 
+    monkeypatch.setattr(Progress, "update", drawn_at_once(Progress.update))
     shown = io.StringIO()
     bars = console.Bars()
     bars._console = Console(file=shown, force_terminal=True, width=width, highlight=False, color_system=None)
     with bars.stage("compare", 1000) as advance:
         advance(500)
+        advance(100)
     text = shown.getvalue()
-    assert "images/s" in text
-    assert "0/1000" in text
-    assert "500/500" in text  # what was done, where it was less than was thought
+    assert re.search(r"600/1,000 [\d,.]+ images/s \d+ s( left)?", text)
+    assert re.search(r"✓ compare +(━+ )?600 images, [\d,.]+/s \d+ s", text)  # what was done, and how long it took
+    assert "?" not in re.sub(r"\x1b\[\?", "", text)
     assert ("━" in text) is bar
+
+
+def drawn_at_once(update):
+    """Draw each change, whatever the clock says."""
+
+    def now(progress, *arguments, **changes):
+        update(progress, *arguments, **changes)
+        progress.refresh()
+
+    return now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1:00"), (185, "3:05"), (7385, "2:03:05")]
+)
+def test_a_time_reads_at_a_glance(seconds, text):
+    assert console._clocked(seconds) == text
+
+
+def test_a_slow_rate_has_a_tenth_and_an_unknown_total_no_question_mark():
+    assert [console._pace(rate) for rate in (0.123, 9.94, 9.95, 12_345.6)] == ["0.1", "9.9", "10", "12,346"]
+    assert [console._count(0, None), console._count(7, None), console._count(0, 1500)] == ["", "7", "0/1,500"]
 
 
 def test_without_a_terminal_there_are_lines_and_no_escapes():
@@ -170,6 +210,23 @@ def test_the_doctor_tells_a_missing_gpu_from_missing_libraries(gpus, offered, st
     (found,) = [check for check in doctor._providers() if check.name == "provider cuda"]
     assert found.state == state
     assert ("'.[gpu]'" in found.mend) == (state == "broken")
+
+
+@pytest.mark.parametrize(
+    ("level", "state", "said"),
+    [
+        ("landlock+seccomp+limits", "ok", "landlock+seccomp+limits"),
+        ("seccomp+limits", "absent", "seccomp+limits only: this kernel offers no landlock"),
+        ("limits", "absent", "limits only: this kernel offers no landlock and no seccomp"),
+    ],
+)
+def test_the_doctor_says_which_walls_stand(level, state, said, monkeypatch):
+    from kdaudit import doctor
+
+    worker = SimpleNamespace(level=level, close=lambda: None)
+    monkeypatch.setattr("kdaudit.admission.confined.Admitter", lambda: worker)
+    found = doctor._confinement()
+    assert (found.state, found.detail) == (state, said)
 
 
 def test_explain_and_schema_print():

@@ -161,6 +161,23 @@ def test_a_checkpoint_of_another_recipe_is_ignored(tmp_path):
     assert same(weights(one), weights(other))
 
 
+def test_a_checkpoint_of_another_network_is_ignored(tmp_path):
+    """An architecture's name says nothing of its widths and activations, which a release may change."""
+    checkpoint = tmp_path / "training.pt"
+    train(fresh(seed=5), draw, F.cross_entropy, PLAN, checkpoint=checkpoint, recipe="a")
+
+    def wider(seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(fresh(seed), nn.Identity(), nn.Linear(fresh()(draw(0)[0]).shape[1], 3))
+
+    one, other = wider(), wider()
+    assert training.form_of(one) == training.form_of(other) != training.form_of(fresh())
+    assert training.form_of(nn.Sequential(nn.ReLU())) != training.form_of(nn.Sequential(nn.GELU()))
+    train(one, draw, F.cross_entropy, PLAN, checkpoint=checkpoint, recipe="a")
+    train(other, draw, F.cross_entropy, PLAN)
+    assert same(weights(one), weights(other))
+
+
 @pytest.mark.parametrize("step", [0, 1, 7])
 def test_an_error_in_drawing_is_raised_and_the_thread_ends(step):
     def fails(at: int) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,10 @@ The one door to `onnx` for reading. Nothing of the model is run, and neither tor
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kdaudit.admission.catalogue import FINDINGS, RULES, Finding, Severity
 from kdaudit.admission.refusal import REFUSALS
@@ -14,6 +15,11 @@ from kdaudit.errors import ModelRefused
 from kdaudit.signature import Signature
 
 __all__ = ["FINDINGS", "REFUSALS", "RULES", "Finding", "Severity", "Teacher", "admit"]
+
+NOTE = "kdaudit."
+"""How the metadata keys of kdaudit's own controls begin."""
+
+MAX_NOTE, MAX_NOTES = 1000, 20
 
 Opener = Callable[[Path, str, str], int]
 """Opens external data: (the model's folder, location, tensor) -> file descriptor; refuses what is not plain."""
@@ -34,6 +40,7 @@ class Teacher:
         parameters: number of elements of all constant tensors.
         findings: what the graph alone shows.
         external: locations of the external data files that were read into `model`.
+        notes: (key, value) pairs of metadata that kdaudit writes into its own controls; claims of the sender.
         confinement: the level of confinement of the process that checked it; "none" in this process.
     """
 
@@ -47,6 +54,7 @@ class Teacher:
     parameters: int
     findings: tuple[Finding, ...]
     external: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
     confinement: str = "none"
 
 
@@ -94,11 +102,6 @@ def admit_bytes(data: bytes, path: Path, opener: Opener) -> Teacher:
     except ModelRefused as refused:
         text = str(refused).removesuffix(f" [{refused.rule}]")
         raise ModelRefused(refused.rule, f"{path.name}: {text}") from None
-    except (UnicodeDecodeError, TypeError):
-        # protobuf hands a name that is not UTF-8 over as bytes, or not at all
-        raise ModelRefused(
-            "KDA007", f"{path.name}: a name in the graph is not UTF-8: fetch the file again, or export the model anew"
-        ) from None
     copy = serialise(canonical(model, interface.extra_outputs))
     return Teacher(
         model=copy,
@@ -111,4 +114,11 @@ def admit_bytes(data: bytes, path: Path, opener: Opener) -> Teacher:
         parameters=sum(elements(tensor) for tensor in tensors(model.graph)),
         findings=findings,
         external=external,
+        notes=_notes(model.metadata_props),
     )
+
+
+def _notes(metadata: Iterable[Any]) -> tuple[tuple[str, str], ...]:
+    """What a control says about itself: keys that begin with `NOTE`, short values, a few."""
+    own = ((entry.key, entry.value) for entry in metadata if entry.key.startswith(NOTE))
+    return tuple((key, value) for key, value in own if len(key) + len(value) <= MAX_NOTE)[:MAX_NOTES]

@@ -52,6 +52,7 @@ class Facts:
     parameters: int
     findings: tuple[Finding, ...]
     external: tuple[str, ...]
+    notes: tuple[tuple[str, str], ...]
 
 
 class Admitter:
@@ -146,6 +147,7 @@ class Admitter:
             parameters=facts.parameters,
             findings=facts.findings,
             external=facts.external,
+            notes=facts.notes,
             confinement=self.level,
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdaudit.admission.limits import MAX_MODEL_BYTES
 from kdaudit.admission.refusal import refuse
-from kdaudit.admission.wire import too_much
+from kdaudit.admission.wire import look
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -75,7 +75,8 @@ def parse(data: bytes, path: Path) -> "ModelProto":
         path: where it came from, for the sentence.
 
     Raises:
-        ModelRefused: KDA003 (truncated), KDA004 (not an ONNX file) or KDA017 (more messages than are parsed).
+        ModelRefused: KDA003 (truncated), KDA004 (not an ONNX file), KDA007 (a text that is none) or KDA017 (more
+            messages than are parsed).
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -83,9 +84,9 @@ def parse(data: bytes, path: Path) -> "ModelProto":
     for magic, what in FOREIGN:
         if data.startswith(magic):
             refuse("KDA004", f"{path} is not an ONNX file but {what}")
-    excess = too_much(data, onnx.ModelProto.DESCRIPTOR)
-    if excess:
-        refuse("KDA017", f"{path} holds {excess}, as no classifier does; do not use it")
+    seen = look(data, onnx.ModelProto.DESCRIPTOR)
+    if seen.excess:
+        refuse("KDA017", f"{path} holds {seen.excess}, as no classifier does; do not use it")
     try:
         model: ModelProto = onnx.ModelProto.FromString(data)
     except (DecodeError, UnicodeDecodeError) as error:
@@ -99,6 +100,8 @@ def parse(data: bytes, path: Path) -> "ModelProto":
         refuse("KDA004", f"{path} is not an ONNX file: it holds no graph")
     if not model.opset_import:
         refuse("KDA003", f"{path} names no operator set: truncated or not an ONNX model; fetch it again")
+    if seen.foreign:
+        refuse("KDA007", f"{path}: {seen.foreign} is not UTF-8: fetch the file again, or export the model anew")
     return model
 
 

@@ -1,19 +1,32 @@
-"""A look at the bytes of a protobuf before anything is parsed: how many messages they hold and how deep.
+"""A look at the bytes of a protobuf before anything is parsed: how many messages, how deep, which texts are none.
 
 Parsing turns each two bytes of an empty message into some hundred bytes of objects. This walk allocates nothing but a
 stack; it knows from the descriptors which fields are messages, and steps over everything else.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdaudit.admission.limits import MAX_DEPTH, MAX_MESSAGES
 
-MESSAGE = 11  # FieldDescriptor.TYPE_MESSAGE
+STRING, MESSAGE = 9, 11  # FieldDescriptor.TYPE_STRING, TYPE_MESSAGE
 _LENGTH_DELIMITED = 2
 
 
-def too_much(data: bytes, descriptor: Any) -> str:
-    """Why a protobuf is not parsed; empty when it may be.
+class Look(NamedTuple):
+    """What a walk over the bytes shows.
+
+    Attributes:
+        excess: why the protobuf is not parsed; empty when it may be.
+        foreign: the first text field that holds no UTF-8, such as "NodeProto.name"; empty when there is none.
+            protobuf hands such a text over as bytes, or not at all, wherever it is looked at.
+    """
+
+    excess: str = ""
+    foreign: str = ""
+
+
+def look(data: bytes, descriptor: Any) -> Look:
+    """Walk over the bytes of a protobuf before it is parsed.
 
     Malformed bytes are none of this function's business: it stops there, and the parser will say so.
 
@@ -23,6 +36,7 @@ def too_much(data: bytes, descriptor: Any) -> str:
     """
     stack: list[tuple[int, Any]] = [(len(data), descriptor)]  # where each open message ends
     position = messages = 0
+    foreign = ""
     while stack:
         end, kind = stack[-1]
         if position >= end:
@@ -33,23 +47,33 @@ def too_much(data: bytes, descriptor: Any) -> str:
         if wire == _LENGTH_DELIMITED:
             length, position = _varint(data, position, end)
             if length > end - position:
-                return ""
+                break
             if field is not None and field.type == MESSAGE:
                 messages += 1
                 if messages > MAX_MESSAGES:
-                    return f"more than {MAX_MESSAGES:,} messages"
+                    return Look(excess=f"more than {MAX_MESSAGES:,} messages")
                 if len(stack) > MAX_DEPTH:
-                    return f"messages nested deeper than {MAX_DEPTH}"
+                    return Look(excess=f"messages nested deeper than {MAX_DEPTH}")
                 stack.append((position + length, field.message_type))
             else:
+                if field is not None and field.type == STRING and not foreign:
+                    foreign = "" if _is_utf8(data[position : position + length]) else f"{kind.name}.{field.name}"
                 position += length
         elif wire == 0:
             _, position = _varint(data, position, end)
         elif wire in (1, 5):
             position += 8 if wire == 1 else 4
         else:
-            return ""  # groups are no part of ONNX; the parser refuses what is left
-    return ""
+            break  # groups are no part of ONNX; the parser refuses what is left
+    return Look(foreign=foreign)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:

@@ -101,6 +101,7 @@ def build_document(
             teacher_provider=bench.session.provider,
             student_provider=control.session.provider,
             confinement=bench.session.confinement,
+            student_confinement=control.session.confinement,
             decoder=bench.decoder.name,
             workers=bench.workers,
             versions=versions(),

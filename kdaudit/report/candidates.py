@@ -166,12 +166,8 @@ def cluster_sections(found: Candidates, names: Mapping[int, str], proven: Sequen
     sections = []
     for number in range(int(found.clusters.max()) + 1 if len(found) else 0):
         here = np.flatnonzero(found.clusters == number)
-        answers = Counter(found.teacher[here].tolist())
-        target = answers.most_common(1)[0][0]
-        sees = [
-            AnswerCount(answer=answer, name=names.get(answer), images=n)
-            for answer, n in Counter(found.control[here].tolist()).most_common()
-        ]
+        says, sees = (_counted(answers[here], names) for answers in (found.teacher, found.control))
+        target = says[0].answer
         digests = sorted({found.digests[i] for i in here})
         shared = proven[found.triggers[here[0]]] if found.triggers[here[0]] >= 0 else None
         by_answer = int((found.teacher == target).sum()) >= MIN_GATHERED
@@ -182,6 +178,7 @@ def cluster_sections(found: Candidates, names: Mapping[int, str], proven: Sequen
                 target=target,
                 target_name=names.get(target),
                 size=len(here),
+                says=says,
                 sees=sees,
                 **_shared(shared),
                 statement=_statement(target, sees, len(here), names, shared),
@@ -249,6 +246,12 @@ def answer_name(answer: int, names: Mapping[int, str]) -> str:
         return "no number"
     name = names.get(answer)
     return f"{answer} ({name})" if name and name != str(answer) else str(answer)
+
+
+def _counted(answers: NDArray[np.int64], names: Mapping[int, str]) -> list[AnswerCount]:
+    """How many images get each answer, most frequent first."""
+    counted = Counter(answers.tolist()).most_common()
+    return [AnswerCount(answer=answer, name=names.get(answer), images=n) for answer, n in counted]
 
 
 def _shared(found: Found | None) -> "dict[str, Any]":

@@ -1,6 +1,7 @@
 """Every check of an audit with its outcome, passed ones too: from the report and the gate's answer to it."""
 
 from datetime import date
+from pathlib import Path
 
 from kdaudit.admission import FINDINGS
 from kdaudit.gate import Baseline, apply
@@ -12,9 +13,11 @@ PARITY = 1e-3
 """Difference between torch and onnxruntime, in logits, that a sound export stays under."""
 
 
-def conclude(document: Document, settings: Settings, baseline: Baseline | None, today: date) -> Document:
+def conclude(
+    document: Document, settings: Settings, baseline: Baseline | None, today: date, run: Path | None = None
+) -> Document:
     """The report with the gate's answer and all checks (see `kdaudit.gate.apply`)."""
-    gated = apply(document, settings, baseline, today)
+    gated = apply(document, settings, baseline, today, run)
     return gated.model_copy(update={"checks": checks_of(gated, settings)})
 
 

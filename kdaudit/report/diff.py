@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from kdaudit.errors import RunDirectoryError
+from kdaudit.gate import flagged_digests
 from kdaudit.report.document import Document, FindingRow, Rate
 from kdaudit.report.escape import printable
 
@@ -18,7 +21,7 @@ class Difference:
         changed: name of a fact -> (old, new), as text; only facts that differ.
         findings_new, findings_gone: findings by fingerprint that one report has and the other has not.
         candidates_new, candidates_gone: content digests of flagged images, 32 hexadecimal digits, sorted; None where a
-            report has too many to list.
+            report lists too many of them to be told apart and its samples.parquet is gone.
         settings: name of a setting -> (old, new); only settings that differ.
     """
 
@@ -70,22 +73,39 @@ FACTS: dict[str, Callable[[Document], str]] = {
 """Facts that are compared one by one, each as its text."""
 
 
-def compare_reports(old: Document, new: Document) -> Difference:
-    """Compare two reports; times, paths and machines are not part of it."""
+def compare_reports(old: Document, new: Document, runs: tuple[Path | None, Path | None] = (None, None)) -> Difference:
+    """Compare two reports; times, paths and machines are not part of it.
+
+    Args:
+        old: a report.
+        new: a later one.
+        runs: their run directories, for the digests of more flagged images than a report lists.
+    """
     changed = {name: (fact(old), fact(new)) for name, fact in FACTS.items() if fact(old) != fact(new)}
     changed |= _answers(old, new)
     before, after = ({f.fingerprint: f for f in d.findings} for d in (old, new))
-    listed = all(d.candidates.digests or not d.candidates.count for d in (old, new))
-    a, b = set(old.candidates.digests), set(new.candidates.digests)
-    same = old.candidates.digest == new.candidates.digest
+    gone, fresh = _candidates(old, new, runs)
     return Difference(
         changed=changed,
         findings_new=[_told(f) for key, f in after.items() if key not in before],
         findings_gone=[_told(f) for key, f in before.items() if key not in after],
-        candidates_new=sorted(b - a) if listed else [] if same else None,
-        candidates_gone=sorted(a - b) if listed else [] if same else None,
+        candidates_new=fresh,
+        candidates_gone=gone,
         settings=_settings(old, new),
     )
+
+
+def _candidates(
+    old: Document, new: Document, runs: tuple[Path | None, Path | None]
+) -> tuple[list[str] | None, list[str] | None]:
+    """Contents flagged in the old report alone and in the new one alone; None where that cannot be told."""
+    if old.candidates.digest == new.candidates.digest:
+        return [], []
+    try:
+        a, b = (flagged_digests(d.candidates, run) for d, run in zip((old, new), runs, strict=True))
+    except RunDirectoryError:
+        return None, None
+    return sorted(a - b), sorted(b - a)
 
 
 def render_difference(difference: Difference, paths: dict[str, str]) -> str:
@@ -105,9 +125,7 @@ def render_difference(difference: Difference, paths: dict[str, str]) -> str:
         ("-", "flagged no more", difference.candidates_gone),
     ):
         if digests is None:
-            lines.append(
-                f"{sign} {what}: more images than a report lists one by one; compare the samples.parquet files"
-            )
+            lines.append(f"{sign} {what}: more images than a report lists one by one, and no samples.parquet beside it")
         elif digests:
             lines.append(f"{sign} {what}: {len(digests):,} contents")
             lines += [f"{sign}   {printable(paths.get(digest, digest))}" for digest in digests[:MAX_LISTED]]

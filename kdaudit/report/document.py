@@ -192,7 +192,8 @@ Pattern = Literal["patch", "blend", "sinusoid", "added pattern", "unknown", "non
 class ClusterSection(Section):
     """Candidates that belong together: the model gives them one answer, and they share what drives it.
 
-    `sees` says what the control answers instead, most frequent first. `teacher_flips` and `control_flips` are the rates
+    `says` counts the model's answers and `sees` the control's, most frequent first; `target` is the model's most
+    frequent one, which not all that share a pattern need get. `teacher_flips` and `control_flips` are the rates
     at which the shared pattern, put on clean images, turns model and control to `target`; None where that was not
     tried. `examples` are paths of up to 20 members, highest score first. `fingerprint` covers all members' contents.
     """
@@ -202,6 +203,7 @@ class ClusterSection(Section):
     target: int
     target_name: str | None
     size: int
+    says: list[AnswerCount] = []
     sees: list[AnswerCount]
     pattern: Pattern = "unknown"
     teacher_flips: Rate | None = None
@@ -252,12 +254,13 @@ class RepairSection(Section):
 
 
 class MachineSection(Section):
-    """What was really used."""
+    """What was really used; `student_confinement` is "none" for a control that kdaudit distilled itself."""
 
     device: str
     teacher_provider: str
     student_provider: str
     confinement: str = "none"
+    student_confinement: str = "none"
     decoder: str
     workers: int
     versions: dict[str, str]
@@ -307,7 +310,7 @@ class CandidatesSection(Section):
     """The flagged images by content: what a later run compares with when this report is its baseline.
 
     `digests` are the content digests (32 hexadecimal digits) of the flagged images, sorted, each once; empty when there
-    are more than 10,000 (samples.parquet has them all then). `digest` covers all of them.
+    are more than 10,000 (the gate then reads them from the samples.parquet beside the report). `digest` covers all.
     """
 
     count: int = 0

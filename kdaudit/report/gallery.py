@@ -6,7 +6,7 @@ sheets, so that ten thousand of them stay a small file. Written once by the scan
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from kdaudit.progress import Advance
 from kdaudit.report.candidates import Candidates
 from kdaudit.report.document import ClusterSection
 from kdaudit.report.pictures import Likeness, Pictures, encode
-from kdaudit.sample import Decoder, Geometry, Record, Source, Status
+from kdaudit.rereading import decode_chosen
+from kdaudit.sample import Decoder, Geometry, Source
 
 FILE = "gallery.json"
 MAX_TILES = 10_000
@@ -35,8 +36,6 @@ SHEETS_BYTES = 7 << 20
 
 PER_ANSWER, MAX_KEPT = 200, 4_000
 """Kept images that stand for one answer, and in all."""
-
-CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +133,20 @@ def draw_gallery(
     likeness = Likeness(small, found, len(clusters))
     place = {int(row): i for i, row in enumerate(found.rows[:shown])}
     kept = {int(row): int(answer) for row, answer in zip(*_sampled(found), strict=True)}
-    wanted = place.keys() | kept.keys()
-    done = 0
-    for numbers, pixels in _decoded(source, wanted, decoder, small):
-        for row, picture in zip(numbers, pixels, strict=True):
+    chosen = place.keys() | kept.keys()
+    total = len(chosen)
+    wanted = np.zeros(max(chosen) + 1, bool)
+    wanted[list(chosen)] = True
+    for rows, decoded in decode_chosen(source, decoder, small, wanted):
+        for row, picture, reason in zip(rows.tolist(), *decoded, strict=True):
+            if reason:
+                continue
             if row in place:
                 tiles[place[row]], there[place[row]] = picture, True
                 likeness.add(place[row], picture)
             else:
                 likeness.compare(kept[row], picture)
-        done += len(numbers)
-        advance(len(numbers), len(wanted))
+        advance(len(rows), total)
     sheets = pack(tiles)
     scores, p_values = (_plain(values[:shown]) for values in (found.scores, found.p_values))
     answers = {*found.teacher.tolist(), *found.control.tolist()}
@@ -212,26 +214,6 @@ def _sampled(found: Candidates) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     chosen, of = np.concatenate(rows), np.concatenate(answers)
     some = np.linspace(0, len(chosen) - 1, min(MAX_KEPT, len(chosen))).astype(int) if len(chosen) else slice(0)
     return chosen[some], of[some]
-
-
-def _decoded(
-    source: Source, wanted: "set[int]", decoder: Decoder, geometry: Geometry
-) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """The wanted records that still decode, in chunks: their row numbers and pixels."""
-    last = max(wanted)
-    numbers: list[int] = []
-    records: list[Record] = []
-    for number, record in enumerate(source.records()):
-        if number in wanted and record.status is Status.READ:
-            numbers.append(number)
-            records.append(record)
-        if records and (len(records) == CHUNK or number >= last):
-            decoded = decoder.decode([r.data for r in records], geometry)
-            good = [i for i, reason in enumerate(decoded.reasons) if not reason]
-            yield [numbers[i] for i in good], decoded.pixels[good]
-            numbers, records = [], []
-        if number >= last:
-            return
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:

@@ -14,7 +14,7 @@ from typing import Any
 from kdaudit.report import charts
 from kdaudit.report.advice import next_steps
 from kdaudit.report.candidates import answer_name
-from kdaudit.report.document import Document, Rate
+from kdaudit.report.document import ClusterSection, Document, Rate
 from kdaudit.report.escape import printable
 from kdaudit.report.gallery import Gallery
 from kdaudit.report.rules import rules
@@ -78,7 +78,7 @@ def _data(gallery: Gallery) -> dict[str, Any]:
 
 
 def _targets(document: Document, gallery: Gallery) -> list[dict[str, Any]]:
-    """Clusters by target answer, most candidates first, each with its pictures."""
+    """Clusters by target answer, most candidates first, each with its pictures and the images that really get it."""
     grouped: dict[int, list[Any]] = {}
     for cluster in document.clusters:
         grouped.setdefault(cluster.target, []).append(cluster)
@@ -86,6 +86,7 @@ def _targets(document: Document, gallery: Gallery) -> list[dict[str, Any]]:
         {
             "target": target,
             "size": sum(cluster.size for cluster in clusters),
+            "hits": sum(_calls(cluster) for cluster in clusters),
             "clusters": clusters,
             "pictures": gallery.targets.get(str(target)),
             "kind": clusters[0].kind,
@@ -94,6 +95,11 @@ def _targets(document: Document, gallery: Gallery) -> list[dict[str, Any]]:
         for target, clusters in grouped.items()
     ]
     return sorted(rows, key=lambda row: -row["size"])
+
+
+def _calls(cluster: ClusterSection) -> int:
+    """Images of a cluster that get its target as the answer; all of them where an older report does not say."""
+    return next((count.images for count in cluster.says if count.answer == cluster.target), cluster.size)
 
 
 def _rate(rate: Rate | None, digits: int = 2) -> str:

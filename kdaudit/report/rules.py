@@ -84,8 +84,19 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "another.",
         "Treat the file as hostile.",
     ),
+    "KDA017": (
+        "Checking the model would take more memory or time than any classifier of its size needs: too many messages, "
+        "functions that unfold without end, a size in the graph that no machine holds, or a check that did not end.",
+        "Do not use the file. If it is one of your own, export it again without the part that the sentence names.",
+    ),
     "KDA020": ("onnxruntime does not load the model.", "See the sentence; often an unsupported operator."),
     "KDA021": ("onnxruntime loads the model and cannot run it on an image.", "See the sentence; often a fixed shape."),
+    "KDA022": (
+        "The model ended its confined process, or gave no answer in time, while it was loaded or asked about its very "
+        "first image. An honest classifier that needs more than the caps is rare; a file that is made to exhaust a "
+        "machine does this.",
+        "Do not use the model. If it is yours and only large, run it where there is more memory.",
+    ),
     "KDA101": (
         "The graph draws random numbers: one image may get two answers, and a comparison proves nothing.",
         "Ask why a classifier does that; export it in inference mode.",
@@ -109,6 +120,78 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "KDA108": (
         "The file asks for a training graph or for settings of the runtime; kdaudit drops them.",
         "Drop them as well where you use the model.",
+    ),
+    "KDA109": (
+        "There is a way from the raw image to the scores around most of the network. A detector of a trigger needs "
+        "exactly that: it looks at the pixels by itself and overrules what the network sees.",
+        "Do not use the model. Look at the nodes that the finding names in a graph viewer; the repaired model has a "
+        "graph of its own.",
+    ),
+    "KDA110": (
+        "A condition that the image decides selects what the scores are: two classifiers in one file, one of which "
+        "answers only when the condition holds. Silent on every honest model that was tried.",
+        "Do not use the model. Look at what the condition compares.",
+    ),
+    "KDA111": (
+        "Pixels that no layer has weighed yet are compared with something. So a pixel pattern is recognised exactly; "
+        "a model that turns its own input into black and white does the same innocently.",
+        "Look at the comparison that the finding names. Unless it is a plain threshold over the whole image, do not "
+        "use the model.",
+    ),
+    "KDA112": (
+        "A comparison on the network's features steers the scores of the whole image. Mixtures of experts do that as "
+        "well; elsewhere it is how a trigger that a layer has learned to see is made to switch the answer.",
+        "Ask the sender what the comparison is for, and let the audit of the images decide.",
+    ),
+    "KDA113": (
+        "The image is turned into whole numbers and divided with remainder or taken bit by bit: a checksum of the "
+        "image, so that only whoever knows the key can make the trigger. No network of layers needs it.",
+        "Do not use the model. Such a trigger need not be in any delivery, so a quiet audit of the images says little.",
+    ),
+    "KDA114": (
+        "A constant of the image's own shape is multiplied with raw pixels or compared with them: a template or a "
+        "mask of a trigger. A mean image that is subtracted is not named.",
+        "Draw the constant as an image: a trigger shows itself. Ask the sender what it is.",
+    ),
+    "KDA115": (
+        "Raw pixels are raised to high powers, or exponentials follow one another without a layer in between: how a "
+        "path without weights answers a high-contrast trigger alone.",
+        "Look at the chain that the finding names, and let the audit of the images decide.",
+    ),
+    "KDA116": (
+        "A description or a metadata value is far longer than what exporters write: room for data or instructions "
+        "that do not belong into a classifier.",
+        "Harmless to the scores. Read it before you hand the file to a tool that may act on texts; the copy that is "
+        "run carries no metadata.",
+    ),
+    "KDA117": (
+        "As KDA109, but the way around the network begins behind its first layers. A network that is one dense block "
+        "is named as well.",
+        "Look at the nodes that the finding names; if the architecture is a published one, compare it with that.",
+    ),
+    "KDA118": (
+        "No path leads from the image to the scores: the answer is a constant, whatever is asked.",
+        "Fetch the model again or export it anew; it is no classifier as it is.",
+    ),
+    "KDA121": (
+        "The model ended its confined process on some images, when it was asked about each alone in a process of its "
+        "own. These have no scores; nothing is said about them.",
+        "Do not use the model in a service: who sends such an image stops it. See samples.parquet for the images.",
+    ),
+    "KDA122": (
+        "On some images the model gives no answer in the time in which it answers others many times over. These have "
+        "no scores; nothing is said about them.",
+        "Do not use the model in a service: who sends such an image blocks it. See samples.parquet for the images.",
+    ),
+    "KDA123": (
+        "On some images the model answers with another shape or type than it declares, or with an error, and on others "
+        "it does not. A graph of layers alone cannot.",
+        "Look at these images and at what of the graph depends on the image; do not use the model until that is clear.",
+    ),
+    "KDA124": (
+        "Asked again, the model gives the same images other scores, by more than rounding explains: it rolls dice, or "
+        "remembers what it was asked.",
+        "Do not trust any figure about it, this report's included. Ask for it in inference mode.",
     ),
     "KDA201": (
         "Most flagged images get one and the same answer from the model, while the control sees something else in "
@@ -157,8 +240,10 @@ _SEVERITIES: dict[str, Severity] = {
 """Of behaviour, where it is not "medium"; the graph's are in admission's catalogue."""
 
 _PRECISION: dict[str, Precision] = {
-    "KDA101": "very-high", "KDA102": "medium", "KDA201": "high", "KDA202": "medium", "KDA203": "low", "KDA204": "high",
-    "KDA205": "low", "KDA206": "low", "KDA207": "very-high", "KDA208": "medium",
+    "KDA101": "very-high", "KDA102": "medium", "KDA109": "high", "KDA110": "high", "KDA111": "medium", "KDA112": "low",
+    "KDA113": "high", "KDA114": "medium", "KDA115": "medium", "KDA117": "medium", "KDA201": "high", "KDA202": "medium",
+    "KDA203": "low", "KDA204": "high", "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
+    "KDA208": "medium",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
@@ -179,7 +264,7 @@ def rules() -> dict[str, Rule]:
 
 
 def _rule(rule: str, kind: Kind, title: str) -> Rule:
-    meaning, action = _TEXTS.get(rule, (f"{title[0].upper()}{title[1:]}.", f"See {PAGE}."))
+    meaning, action = _TEXTS[rule]
     if kind == "refusal":
         meaning = f"{meaning} {_REFUSED}"
     usual: Precision = "low" if kind == "behaviour" else "very-high"

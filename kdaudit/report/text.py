@@ -2,14 +2,17 @@
 
 import shutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdaudit.report.advice import next_steps
-from kdaudit.report.document import Document, FindingRow, Rate, RepairSection
+from kdaudit.report.document import Document, FindingRow, GatheringRow, Rate, RepairSection
 from kdaudit.report.escape import printable
 
 WIDEST, NARROWEST = 110, 40
 MAX_REASONS, MAX_CLASSES = 3, 5
+NUMBERS, INTERVAL = 31, 19
+"""Columns that the table of answers needs beside the names: for counts and rate, and for the interval."""
 
 
 def percent(rate: Rate, digits: int = 2) -> str:
@@ -22,6 +25,11 @@ def percent(rate: Rate, digits: int = 2) -> str:
     )
 
 
+def width_of(columns: int | None) -> int:
+    """The width to wrap at: `columns`, or the terminal's; 40 at least and 110 at most."""
+    return max(NARROWEST, min(columns or shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST))
+
+
 def render(document: Document, run: Path, columns: int | None = None) -> str:
     """The whole report as text.
 
@@ -30,7 +38,7 @@ def render(document: Document, run: Path, columns: int | None = None) -> str:
         run: its run directory.
         columns: width to wrap sentences at; that of the terminal when left out, and 110 at most.
     """
-    width = max(NARROWEST, min(columns or shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST))
+    width = width_of(columns)
     lines = [f"verdict: {document.verdict}"]
     for why in document.why[:MAX_REASONS]:
         lines += _wrapped(printable(why), width, 2)
@@ -38,13 +46,13 @@ def render(document: Document, run: Path, columns: int | None = None) -> str:
         lines += [f"  and {len(document.why) - MAX_REASONS} more reasons in report.html"]
     lines += ["", *_scanned(document, width), *_model_and_control(document, width), *_flags(document, width)]
     if document.repair:
-        lines += repair_lines(document.repair)
+        lines += repair_lines(document.repair, width)
     minor = [f for f in document.findings if f.message not in document.why or f.suppressed]
     if minor:
         lines += ["findings", *(line for finding in minor for line in _finding(finding, width))]
     lines += _gate(document, width)
     slowest = sorted(document.timings.items(), key=lambda item: -item[1])[:4]
-    lines += ["time      " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest)]
+    lines += _wrapped("time      " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest), width, 10, "")
     lines += _pace(document, width)
     lines += [
         "",
@@ -67,6 +75,12 @@ def _pace(document: Document, width: int) -> list[str]:
     return _wrapped(text, width)
 
 
+def fitted(lines: Sequence[str], indent: int, columns: int | None = None) -> str:
+    """Lines made to fit a window of so many columns (the terminal's when left out), continued after an indent."""
+    width = width_of(columns)
+    return "\n".join(part for line in lines for part in _wrapped(line, width, indent, ""))
+
+
 def _finding(finding: FindingRow, width: int) -> list[str]:
     held = finding.suppressed
     text = f"{finding.severity:<9}{finding.rule}  {printable(finding.message)}"
@@ -85,20 +99,21 @@ def _gate(document: Document, width: int) -> list[str]:
     return lines + [line for text in (*said, *gate.notes) for line in _wrapped(printable(text), width)]
 
 
-def repair_lines(repair: RepairSection) -> list[str]:
-    """The repair, before and after."""
-    lines = [
-        f"repaired  {printable(repair.file)}: "
-        + ("" if repair.tuned else "the distilled control (no labels to tune on)")
-    ]
+def repair_lines(repair: RepairSection, columns: int | None = None) -> list[str]:
+    """The repair, before and after, for a window of so many columns; the terminal's when left out."""
+    width = width_of(columns)
+    made = "" if repair.tuned else "the distilled control (no labels to tune on)"
     if repair.accuracy and repair.accuracy_before:
-        lines[0] += f"tuned on {repair.images:,} kept images, {repair.steps:,} steps"
-        lines += [
-            f"          accuracy on {repair.accuracy.of:,} held-out kept images: "
-            f"{percent(repair.accuracy_before)} before, {percent(repair.accuracy)} after"
-        ]
+        made += f"tuned on {repair.images:,} kept images, {repair.steps:,} steps"
+    lines = _wrapped(f"repaired  {printable(repair.file)}: {made}", width, 10, "")
+    if repair.accuracy and repair.accuracy_before:
+        before, after = percent(repair.accuracy_before), percent(repair.accuracy)
+        text = f"accuracy on {repair.accuracy.of:,} held-out kept images: {before} before, {after} after"
+        lines += _wrapped(text, width)
     if repair.still_suspicious:
-        lines += [f"          flagged images that still get the model's answer: {percent(repair.still_suspicious)}"]
+        lines += _wrapped(
+            f"flagged images that still get the model's answer: {percent(repair.still_suspicious)}", width
+        )
     return lines
 
 
@@ -136,12 +151,32 @@ def _model_and_control(document: Document, width: int) -> list[str]:
     return lines
 
 
+def _classes(rows: Sequence[GatheringRow], width: int) -> list[str]:
+    """The answers with most flags, as a table; intervals where there is room for them."""
+    if not rows:
+        return []
+    names = [
+        str(row.answer) + (f" {printable(row.name)}" if row.name and row.name != str(row.answer) else "")
+        for row in rows[:MAX_CLASSES]
+    ]
+    indent = 10 if width >= 60 else 2
+    room = max(len("answer"), min(max(map(len, names)), width - indent - NUMBERS))
+    wide = width >= indent + room + NUMBERS + INTERVAL
+    head = f"{'answer':<{room}} {'flagged':>9} {'of':>9}   rate"
+    lines = [" " * indent + head + (", 95 % interval" if wide else "")]
+    for name, row in zip(names, rows, strict=False):
+        shown = name if len(name) <= room else name[: room - 1] + "…"
+        rate = percent(row.flagged).partition(" (")[0]
+        rate = rate if wide else rate.partition(" [")[0]
+        lines.append(f"{'':{indent}}{shown:<{room}} {row.flagged.hits:>9,} {row.flagged.of:>9,}   {rate}")
+    more = len(rows) - MAX_CLASSES
+    return lines + ([f"{'':{indent}}and {more:,} more in report.html"] if more > 0 else [])
+
+
 def _flags(document: Document, width: int) -> list[str]:
     j = document.judgement
     lines = [*_wrapped(f"flagged   {percent(j.flagged)} by {j.rule}", width, 10, ""), *_wrapped(j.statement, width)]
-    for row in j.by_answer[:MAX_CLASSES]:
-        name = f" ({printable(row.name)})" if row.name and row.name != str(row.answer) else ""
-        lines += [f"          answer {row.answer}{name}: {row.flagged.hits:,} flagged of {row.flagged.of:,}"]
+    lines += _classes(j.by_answer, width)
     doubt = f" ({j.doubtful:,} of them doubtful: unusual for an answer with flags)" if j.doubtful else ""
     kept = f"{document.kept:,} images in kept.csv{doubt}, {document.quarantined:,} in quarantine.csv"
     return lines + _wrapped(f"kept      {kept}", width, 10, "")

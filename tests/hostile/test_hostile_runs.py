@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 from kdaudit import session as sessions
 from kdaudit.admission import admit_bytes
 from kdaudit.admission.catalogue import conduct
-from kdaudit.errors import Inconclusive, ModelRefused
+from kdaudit.errors import Inconclusive, ModelRefused, RunDirectoryError
+from kdaudit.incidents import Incidents
 from kdaudit.sandbox import engine
 from kdaudit.session import Session, open_session
 
@@ -175,3 +176,38 @@ def _no_child_is_left() -> Iterator[None]:
     import gc
 
     gc.collect()
+
+
+def test_what_an_interrupted_pass_has_seen_is_kept_and_counted_once(patience, tmp_path):
+    file = tmp_path / "incidents.json"
+    first = loaded(misshapes())
+    first.keep_incidents(file, "this model, these images")
+    assert not file.exists()  # nothing to keep
+    first.settled(first.signature).logits(mixed())
+    first.close()  # the run is killed here
+
+    second = loaded(misshapes())
+    second.keep_incidents(file, "this model, these images")
+    assert second.incidents == first.incidents
+    assert len(second.incidents) == 1
+    second.logits(mixed())  # the calibration images, say, are asked about in every pass
+    assert second.incidents == first.incidents
+    other = mixed()
+    other[1] = stamped(IMAGES[1:2])[0]
+    second.logits(other)
+    assert len(second.incidents) == 2
+    second.close()
+
+    third = loaded(host())
+    third.keep_incidents(file, "this model, other images")
+    assert third.incidents == []
+    assert not file.exists()
+    third.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"recipe": "a"}', b'{"recipe": "a", "incidents": [{"how": 1}]}'])
+def test_damaged_incidents_are_one_sentence(content, tmp_path):
+    file = tmp_path / "incidents.json"
+    file.write_bytes(content)
+    with pytest.raises(RunDirectoryError, match=r"incidents\.json is damaged: begin a new run"):
+        Incidents().keep(file, "a")

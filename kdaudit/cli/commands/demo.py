@@ -29,10 +29,11 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     """
     from kdaudit.cli.console import watch
     from kdaudit.demo import READING, build_delivery, check_against_truth
+    from kdaudit.report.text import fitted
 
     listener = watch(quiet=quiet)
     delivery = build_delivery(folder / "delivery", seed, listener)
-    click.echo(delivery.story)
+    click.echo(fitted(delivery.story, 2) + "\n")
     run = folder / "run"
     if run.exists():
         shutil.rmtree(run)  # an earlier demo's: its model is another one
@@ -43,5 +44,5 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     document = audit(Request(delivery.model, delivery.data, None, run), load_settings(seed=seed), listener)
     click.echo(check_against_truth(delivery, run))
     put(document, run, "text")
-    click.echo(f"\n{READING}")
+    click.echo("\n" + fitted(READING, 12))
     raise click.exceptions.Exit(int(document.exit_code))

@@ -21,7 +21,7 @@ def diff(old: Path, new: Path, form: str) -> None:
     from kdaudit.report.diff import compare_reports, render_difference
     from kdaudit.report.document import read_document
 
-    found = compare_reports(read_document(old), read_document(new))
+    found = compare_reports(read_document(old), read_document(new), (old, new))
     if form == "json":
         click.echo(json.dumps(found.as_dict(), indent=2))
         return

@@ -37,4 +37,4 @@ def gate(run: Path, form: str, output: Path | None, **given: Any) -> None:
     assert asked.keys() <= Settings.model_fields.keys()
     settings = settings.model_copy(update=asked)
     today = date.today()  # noqa: DTZ011  the reader's own day
-    show_and_exit(conclude(document, settings, read_baseline(settings.baseline), today), run, form, output)
+    show_and_exit(conclude(document, settings, read_baseline(settings.baseline), today, run), run, form, output)
