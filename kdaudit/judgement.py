@@ -17,11 +17,12 @@ from kdaudit.control import Control
 from kdaudit.digest import joint_digest
 from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of
 from kdaudit.interventions import InterventionPlan, Partners, keys_of
-from kdaudit.likeness import CleanImages, Likeness, Suspects, look
+from kdaudit.likeness import Likeness, look
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
+from kdaudit.search import CleanImages, Suspects
 from kdaudit.settings import Rule, Settings
 from kdaudit.trigger import Pattern, load_patterns, save_patterns
 from kdaudit.verdict import Verdict, judge

@@ -14,8 +14,8 @@ from kdaudit.admission import Finding
 from kdaudit.calibration import interval, smallest_visible_rate
 from kdaudit.comparison import Comparison
 from kdaudit.flagging import Columns, Flags, score_of
-from kdaudit.likeness import Found
 from kdaudit.multiplicity import PRICE
+from kdaudit.search import Found
 from kdaudit.settings import Rule, Settings
 from kdaudit.trace import Trace
 

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from test_trace import photographs, warped
 
 from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
 from kdaudit.interventions import keys_of
-from kdaudit.likeness import CleanImages, Suspects, likeness_p_values, look
+from kdaudit.likeness import likeness_p_values, look
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
+from kdaudit.search import CleanImages, Suspects
 
 SIDE, IMAGES, CARRIERS = 12, 1500, 60
 PREPROCESS = Preprocess.parse(f"{SIDE}x{SIDE}x3-stretch-RGB-NCHW-unit")
@@ -114,3 +116,37 @@ def test_p_values_are_no_smaller_than_either_yardstick_says():
     assert abs((p[:5000] < 0.05).mean() - 0.05) < 0.02
     wide = np.concatenate([rng.normal(0, 2, 5000), rng.normal(12, 1, 300)])  # a clean pool of another, narrower make
     assert (likeness_p_values(wide, clean, 0.0)[:5000] < 0.01).mean() < 0.03
+
+
+@pytest.mark.parametrize(("parting", "believed"), [(0.8, True), (0.2, False)])
+def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them(parting, believed):
+    """No pattern can be put onto other images; a camera of its own, on whose images nothing parts, is none either."""
+    side, carriers = 24, 300
+    pixels = photographs(3000, 0)
+    pixels[:carriers] = warped(pixels[:carriers], 7)
+    records = [Record(f"{i}.png", None, png(p)) for i, p in enumerate(pixels)]
+    keys = keys_of([content_digest(r.data).hex() for r in records])
+    rng = np.random.default_rng(1)
+    score = rng.exponential(0.05, 3000)
+    score[:carriers] += np.where(rng.random(carriers) < parting, 0.5, 0)
+    answers = np.zeros(3000, np.int64)
+    source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
+    clean = photographs(1200, 9)
+    clean_keys = keys_of([content_digest(p.tobytes()).hex() for p in clean])
+    subjects = SimpleNamespace(
+        preprocess=Preprocess.parse(f"{side}x{side}x3-stretch-RGB-NCHW-unit"),
+        logits=lambda images: (np.eye(4)[np.zeros(len(images), int)],) * 2,
+    )
+    suspects = Suspects(source, np.ones(3000, bool), keys, score, answers, answers)
+    found = look(suspects, CleanImages(clean, clean_keys, np.arange(600)), subjects, open_decoder("pillow"))
+    if not believed:
+        assert found is None
+        return
+    assert found is not None
+    assert found.found == ()
+    assert found.trace is not None
+    assert found.trace.parting > 0.6 * found.trace.carriers
+    assert (found.which == -1).all()
+    assert (found.p_values[:carriers] < 0.01).mean() > 0.8  # also those on which the networks did not part
+    assert (found.p_values[carriers:] < 0.01).mean() < 0.02
+    assert len(found.clean_p_values) == 600

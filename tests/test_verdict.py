@@ -11,7 +11,7 @@ from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.comparison import Comparison
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
-from kdaudit.likeness import Found
+from kdaudit.search import Found
 from kdaudit.settings import Settings
 from kdaudit.trace import Trace
 from kdaudit.trigger import Pattern, Transplant

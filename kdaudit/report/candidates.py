@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import interval
-from kdaudit.likeness import Found
 from kdaudit.report.document import AnswerCount, ClusterSection, PlotsSection, Rate, ReasonRow, UnreadRow
+from kdaudit.search import Found
 from kdaudit.verdict import MIN_GATHERED
 
 if TYPE_CHECKING:

@@ -1,0 +1,225 @@
+"""Stage 7, the search: do the most suspicious images share a trigger?
+
+Seeds are the images that behave most suspiciously. A discriminant shows what they have in common; the images that
+stand out along it give a pattern; the pattern is put onto clean images, and both networks are asked. Only a pattern
+that moves the teacher and not the control counts. Where none is proven, a warp may be at work, which leaves none: what
+images share then is where they are sharp and where soft.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.comparison import Subjects
+from kdaudit.discriminant import (
+    LEAST_SEEDS,
+    SHARPNESS_NOISE,
+    Discriminant,
+    Matrix,
+    Whitening,
+    appearance,
+    fold_of,
+    sharpness,
+)
+from kdaudit.rereading import gather
+from kdaudit.sample import Decoder, Source
+from kdaudit.trace import OFTEN, RARE
+from kdaudit.trigger import Pattern, Transplant, recover, transplant
+
+SEED_SHARES = (0.002, 0.01, 0.04)
+"""Shares of the images that are tried as seeds: too few hold no pattern, too many drown a rare one in innocents."""
+
+MOST_SEEDS = 4000
+CALM = 8000
+"""Calm images that the covariance is taken from, at most."""
+
+MAX_BYTES = 1 << 30
+"""Pixels held in memory at once, at most; large images are sampled more thinly."""
+
+CORE = 4.5
+"""Standard deviations along the discriminant from which a seed counts as carrying what the seeds share."""
+
+ONE_TARGET = 0.7
+"""Share of a cluster's images with one answer that makes it their target class."""
+
+PATTERNS = 3
+"""Patterns looked for, one after the other: an attacker may have several triggers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Suspects:
+    """The suspect images, as columns [m].
+
+    Attributes:
+        source: their encoded form.
+        read: whether they were compared.
+        keys: from their digests, uint64.
+        score: what the most suspicious ones are chosen by; NaN where not read.
+        teacher: the teacher's answers.
+        student: the control's answers.
+    """
+
+    source: Source
+    read: NDArray[np.bool_]
+    keys: NDArray[np.uint64]
+    score: NDArray[np.float64]
+    teacher: NDArray[np.int64]
+    student: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CleanImages:
+    """The clean pool.
+
+    Attributes:
+        pixels: uint8 [n, H, W, C].
+        keys: from the digests, uint64 [n].
+        held_out: positions of images that nothing was trained on, int64.
+    """
+
+    pixels: NDArray[np.uint8]
+    keys: NDArray[np.uint64]
+    held_out: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A pattern that was proven.
+
+    Attributes:
+        pattern: what the images share.
+        proof: what it does to clean images.
+        target: the answer that most of them get from the teacher; None where there is no one answer.
+        discriminant: measures how much of it an image carries.
+        seeds: number of seeds that it was found among.
+    """
+
+    pattern: Pattern
+    proof: Transplant
+    target: int | None
+    discriminant: Discriminant
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What the search works on: calm images and the most suspicious ones.
+
+    Attributes:
+        suspects: all suspect images.
+        clean: the clean pool.
+        subjects: both networks.
+        pixels: of the calm and the most suspicious images, uint8 [k, H, W, C].
+        place: row of `pixels` by record number, int64 [m]; of chosen records only.
+        calm: record numbers of calm images, int64.
+        ranked: record numbers of the most suspicious ones, the most suspicious first, int64.
+    """
+
+    suspects: Suspects
+    clean: CleanImages
+    subjects: Subjects
+    pixels: NDArray[np.uint8]
+    place: NDArray[np.int64]
+    calm: NDArray[np.int64]
+    ranked: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        suspects: Suspects,
+        known: NDArray[np.bool_],
+        clean: CleanImages,
+        subjects: Subjects,
+        decoder: Decoder,
+        on_image: Callable[[int], None],
+    ) -> "Bench":
+        """Choose the images and decode them; `known`: which have a score, bool [m]."""
+        room = MAX_BYTES // (5 * int(np.prod(clean.pixels.shape[1:])))  # a byte as it is, four as a row
+        score = np.where(known, suspects.score, -np.inf)
+        count = min(MOST_SEEDS, room // 3, max(LEAST_SEEDS, round(SEED_SHARES[-1] * int(known.sum()))))
+        ranked = np.argsort(-score, kind="stable")[:count]
+        calm = np.flatnonzero(known & (suspects.score <= np.median(suspects.score[known])))
+        calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - count)]
+        wanted = np.zeros(len(known), bool)
+        wanted[calm] = wanted[ranked] = True
+        pixels = gather(suspects.source, decoder, subjects.preprocess.geometry, wanted, on_image)
+        return cls(suspects, clean, subjects, pixels, np.cumsum(wanted) - 1, calm, ranked)
+
+    def patterns(self) -> list[Found]:
+        """Proven patterns, the strongest first; what one explains is no seed for the next."""
+        rows, ranked = appearance(self.pixels), self.ranked
+        whitening = Whitening.of(rows[self.place[self.calm]])
+        found: list[Found] = []
+        while len(found) < PATTERNS and len(ranked) >= LEAST_SEEDS:
+            best = self._strongest(rows, whitening, ranked)
+            if best is None:
+                break
+            found.append(best)
+            carried = best.discriminant.score(rows[self.place[ranked]], fold_of(self.suspects.keys[ranked]))
+            ranked = ranked[carried < CORE]
+        return found
+
+    def shared_sharpness(self) -> Discriminant | None:
+        """What the seeds share in where they are sharp; None where clean images show it as often."""
+        rows, ranked = sharpness(self.pixels), self.ranked
+        whitening = Whitening.of(rows[self.place[self.calm]], SHARPNESS_NOISE)
+        reference, folds = sharpness(self.clean.pixels), fold_of(self.clean.keys)
+        total, best, most = int(self.suspects.read.sum()), None, 0.0
+        for count in self._counts(len(ranked), total):
+            seeds = ranked[:count]
+            one = whitening.towards(rows[self.place[seeds]], fold_of(self.suspects.keys[seeds]))
+            if one is None:
+                continue
+            usual = float(np.quantile(one.score(reference, folds), 1 - RARE))
+            beyond = one.score(rows[self.place[ranked]], fold_of(self.suspects.keys[ranked])) > usual
+            share = float(beyond.mean())
+            if share > max(most, OFTEN * RARE) and beyond.sum() >= LEAST_SEEDS:
+                best, most = one, share
+        return best
+
+    @staticmethod
+    def _counts(ranked: int, total: int) -> list[int]:
+        """Numbers of seeds to try."""
+        return sorted({min(ranked, max(LEAST_SEEDS, round(share * total))) for share in SEED_SHARES})
+
+    def _strongest(self, rows: Matrix, whitening: Whitening, ranked: NDArray[np.int64]) -> Found | None:
+        tried = self._counts(len(ranked), int(self.suspects.read.sum()))
+        candidates = [self._candidate(rows, whitening, ranked[:count]) for count in tried]
+        proven = [c for c in candidates if c is not None and c.proof.proven]
+        return max(proven, key=lambda c: (c.proof.teacher - c.proof.student) / c.proof.images, default=None)
+
+    def _candidate(self, rows: Matrix, whitening: Whitening, seeds: NDArray[np.int64]) -> Found | None:
+        own, folds = rows[self.place[seeds]], fold_of(self.suspects.keys[seeds])
+        discriminant = whitening.towards(own, folds)
+        if discriminant is None:
+            return None
+        core = seeds[discriminant.score(own, folds) > CORE]
+        pattern = recover(
+            self.pixels[self.place[core]],
+            self.suspects.student[core],
+            self.pixels[self.place[self.calm]],
+            self.suspects.student[self.calm],
+        )
+        if pattern is None:
+            return None
+        answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
+        target = int(answers[counts.argmax()]) if counts.max() >= ONE_TARGET * len(core) else None
+        proof, target = self._proof(pattern, core, target)
+        return Found(pattern, proof, target, discriminant, len(seeds))
+
+    def _proof(self, pattern: Pattern, core: NDArray[np.int64], target: int | None) -> tuple[Transplant, int | None]:
+        """What the pattern does to clean images: to all of them, to those like its carriers, to any other answer."""
+        held_out = self.clean.pixels[self.clean.held_out]
+        first = transplant(self.subjects, pattern, held_out, target)
+        if first.proven or target is None:
+            return first, target
+        sources, counts = np.unique(self.suspects.student[core], return_counts=True)
+        if counts.max() >= ONE_TARGET * len(core):  # a trigger that works on one class only
+            source = int(sources[counts.argmax()])
+            narrow = transplant(self.subjects, pattern, held_out, target, source=source)
+            if narrow.proven:
+                return narrow, target
+        loose = transplant(self.subjects, pattern, held_out, None)  # clean-label or many targets
+        return (loose, None) if loose.proven else (first, target)
