@@ -25,6 +25,7 @@ from kdaudit.rundir import RunDirectory
 from kdaudit.search import CleanImages, Suspects
 from kdaudit.settings import Rule, Settings
 from kdaudit.trigger import Pattern, load_patterns, save_patterns
+from kdaudit.validity import Assumption, Seen, assumptions
 from kdaudit.verdict import Verdict, judge
 from kdaudit.workbench import Sets, Workbench
 
@@ -59,6 +60,7 @@ class Judged:
             and when read back from a finished run.
         reasons: what each of `Flags.way` means, a few words.
         patterns: the proven triggers' patterns.
+        validity: whether what the error rate rests on holds on these images.
     """
 
     columns: Columns
@@ -68,6 +70,7 @@ class Judged:
     likeness: Likeness | None = None
     reasons: tuple[str, ...] = ()
     patterns: tuple[Pattern, ...] = ()
+    validity: tuple[Assumption, ...] = ()
 
 
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
@@ -173,7 +176,7 @@ def judge_rows(
 ) -> Judged:
     """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     column = {"divergence": "divergence", "score": "gap", "argmax": "divergence"}[settings.rule]
-    found = rows.columns(column, "teacher_top1", "student_top1", "label")
+    found = rows.columns(column, "teacher_top1", "student_top1", "student_confidence", "label")
     score = found[column].astype(np.float64)
     groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
     columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
@@ -207,7 +210,12 @@ def judge_rows(
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)
     reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks))
-    return Judged(columns, _whole(found["label"]), flags, verdict, likeness, reasons, patterns)
+    plain = columns.read & ~flags.flag
+    validity = assumptions(
+        Seen(found["student_confidence"][plain].astype(np.float64), other[plain]),
+        Seen(calibration.student_confidence, calibration.student_top1),
+    )
+    return Judged(columns, _whole(found["label"]), flags, verdict, likeness, reasons, patterns, validity)
 
 
 def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness | None) -> list[SecondLook]:

@@ -34,6 +34,7 @@ from kdaudit.report.document import (
     RecipeSection,
     RepairSection,
     SetSection,
+    ValidityRow,
 )
 from kdaudit.sample import Source
 from kdaudit.settings import Settings
@@ -90,6 +91,15 @@ def build_document(
         preprocessing=_preprocessing(bench.fitted),
         control=_control(control, pool),
         judgement=_judgement(judged, verdict, sets, bench, settings),
+        validity=[
+            ValidityRow(
+                name=one.name,
+                state="holds" if one.holds else "violated",
+                p_value=one.p_value,
+                statement=one.statement,
+            )
+            for one in judged.validity
+        ],
         clusters=seen.clusters,
         candidates=candidates_section(seen.found.digests),
         plots=seen.plots,
