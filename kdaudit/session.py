@@ -1,9 +1,8 @@
 """A teacher or a control as a function from a batch to its scores.
 
-What graphs leave to the caller is settled here: fixed batches, batches that influence each other, float16,
-trailing ones, probabilities instead of logits. So is what a hostile model does to its process: an image on which it
-dies, blocks or answers nonsense has no scores, is noted, and the others go on. `Session.provider` is what was
-obtained, never what was asked.
+How a graph wants to be asked is `kdaudit.asking`'s; here are beliefs (probabilities become logits) and survival: an
+image on which a hostile model dies, blocks or answers nonsense has no scores, is noted, and the others go on.
+`Session.provider` is what was obtained, never what was asked.
 """
 
 import hashlib
@@ -14,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.asking import BATCH_TOLERANCE, Asker
 from kdaudit.errors import DeviceMissing, Inconclusive, ModelRefused, UsageError
 from kdaudit.incidents import Incident, Incidents
 from kdaudit.machine import cores
@@ -36,17 +36,11 @@ __all__ = [
 PROBABILITY_FLOOR = 1e-7
 """Probabilities are raised to it before their logarithm is taken: float16 and rounding give exact zeros."""
 
-BATCH_TOLERANCE = 1e-3
-"""How far an image's scores may move with its batch mates, relative to how far they lie apart."""
-
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDERS: tuple[str, ...] = ("auto", "cpu", "cuda", "tensorrt")
 
 MAX_INCIDENTS = 16
 """After so many images that a model did not survive, nothing more is expected of it."""
-
-MAX_FEATURES = 1 << 14
-"""Longest row of features that is taken; a longer one is a picture and no summary of one."""
 
 REPEAT_EVERY = 256
 """One run in so many is repeated: a model that rolls dice now and then is found, at half a percent of the time."""
@@ -69,10 +63,9 @@ class Session:
     def __init__(self, engine: Engine | ConfinedEngine, signature: Signature, threads: int) -> None:
         self._engine = engine
         self._sharing = threading.Lock()
-        self._together: bool | None = None  # whether images may share a run; None until the first run shows it
+        self._asker = Asker(engine, signature)
         self._proven = False
         self._runs = 0
-        self._features = 0  # numbers in a row of features; 0 until the first run shows it, and where there are none
         self.signature = signature
         self.threads = threads
         self.provider = engine.provider
@@ -87,12 +80,12 @@ class Session:
     @property
     def one_by_one(self) -> bool:
         """Whether images run one at a time: the graph wants it, or answers depend on batch mates."""
-        return self.signature.batch == 1 or self._together is False
+        return self.signature.batch == 1 or self._asker.together is False
 
     def settled(self, signature: Signature) -> "Session":
         """The same loaded model under a signature that says more (the output kind, say)."""
         other = Session(self._engine, signature, self.threads)
-        other._together, other._proven, other._features = self._together, self._proven, self._features
+        other._asker, other._proven = self._asker.under(signature), self._proven
         other._noted = self._noted
         return other
 
@@ -163,19 +156,25 @@ class Session:
         """Scores and features side by side, [n, K + D]."""
         tensor = tensor.astype(self.signature.input_type, copy=False)
         if len(tensor) == 0:
-            return np.empty((0, self.signature.classes + self._features), np.float32)
-        if self._together is None:
+            return np.empty((0, self.signature.classes + self._asker.features), np.float32)
+        if self._asker.together is None:
             with self._sharing:
-                if self._together is None:
-                    together = self._may_share(tensor)
-                    self._features = self._measured_features(tensor[:1])
-                    self._together = together
+                if self._asker.together is None:
+                    self._learn(tensor)
         return self._survived(tensor)
+
+    def _learn(self, tensor: NDArray[np.generic]) -> None:
+        try:
+            self._asker.learn(tensor)
+        except WorkerLost as lost:
+            if not self._proven:
+                raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
+            self._asker.together = False
 
     def _survived(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """Ask once; if the model does not survive it, once more image by image in a process of its own."""
         try:
-            scores = self._run(tensor)
+            scores = self._asker.run(tensor)
         except WorkerLost as lost:
             if not self._proven:
                 raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
@@ -193,7 +192,7 @@ class Session:
         """Ask the same once more; features are of another scale than the scores and follow from what they follow."""
         scores = scores[:, : self.signature.classes]
         try:
-            again = self._run(tensor)[:, : self.signature.classes]
+            again = self._asker.run(tensor)[:, : self.signature.classes]
         except (ModelRefused, WorkerLost):
             again = np.full_like(scores, np.nan)
         span = float(np.ptp(scores[np.isfinite(scores)], axis=None)) if np.isfinite(scores).any() else 1.0
@@ -207,13 +206,13 @@ class Session:
             ModelRefused: onnxruntime cannot run the model on any of them; then it is not the images' doing.
         """
         assert isinstance(self._engine, ConfinedEngine)
-        rows = np.full((len(tensor), self.signature.classes + self._features), np.nan, np.float32)
+        rows = np.full((len(tensor), self.signature.classes + self._asker.features), np.nan, np.float32)
         refusals: list[tuple[ModelRefused, str]] = []
         probe = self._engine.isolated()
         try:
             for row in range(len(tensor)):
                 try:
-                    rows[row] = self._run(tensor[row : row + 1], probe)[0]
+                    rows[row] = self._asker.run(tensor[row : row + 1], probe)[0]
                 except WorkerLost as lost:
                     self._note(Incident(lost.how, lost.detail, _digest(tensor[row])))
                 except ModelRefused as refused:
@@ -234,76 +233,6 @@ class Session:
                 f"the model died, blocked or answered nonsense on {MAX_INCIDENTS + 1} images (the last time: "
                 f"{incident.detail}), so nothing can be said about the others: do not use it"
             )
-
-    def _run(
-        self,
-        tensor: NDArray[np.generic],
-        engine: Engine | ConfinedEngine | None = None,
-        *,
-        together: bool | None = None,
-    ) -> NDArray[np.float32]:
-        """Ask about images [n, ...], n at least 1; one by one unless they may share a run. Answers [n, K + D]."""
-        signature = self.signature
-        together = self._together if together is None else together
-        rows = signature.batch or (len(tensor) if together else 1)
-        if not together and signature.batch:
-            return np.concatenate([self._run(tensor[i : i + 1], engine, together=True) for i in range(len(tensor))])
-        in_one = rows == len(tensor)
-        wanted = [signature.output_name, *([signature.features] if signature.features and self._features else [])]
-        array, *more = (engine or self._engine).run({signature.input_name: tensor}, wanted, None if in_one else rows)
-        if array.size != len(tensor) * signature.classes or array.dtype.kind != "f":
-            given = f"{array.dtype} {list(array.shape)} for a batch of {len(tensor)}"
-            raise ModelRefused(
-                "KDA021",
-                f"output {signature.output_name} gave {given}; {signature.classes} scores each are needed",
-            )
-        scores = array.reshape(len(tensor), signature.classes).astype(np.float32, copy=False)
-        if not more:
-            return scores
-        if more[0].size != len(tensor) * self._features:
-            given = f"{list(more[0].shape)} for a batch of {len(tensor)}"
-            raise ModelRefused("KDA021", f"tensor {signature.features} gave {given}; it gave another size before")
-        return np.concatenate([scores, more[0].reshape(len(tensor), -1).astype(np.float32)], axis=1)
-
-    def _measured_features(self, one: NDArray[np.generic]) -> int:
-        """Numbers in a row of features; 0 where they are not one row of numbers for each image."""
-        signature = self.signature
-        if signature.features is None:
-            return 0
-        rows = signature.batch or 1
-        try:
-            (array,) = self._engine.run({signature.input_name: np.repeat(one, rows, axis=0)}, [signature.features])
-        except (ModelRefused, WorkerLost):
-            return 0
-        length = array.size // rows
-        flat = array.ndim >= 2 and array.shape[:2] == (rows, length)
-        return length if flat and array.dtype.kind in "fiu" and 0 < length <= MAX_FEATURES else 0
-
-    def _may_share(self, tensor: NDArray[np.generic]) -> bool:
-        """Whether an image's answer is the same alone and beside others.
-
-        Some exports fix the batch inside the graph although they declare it free, and dynamically quantised
-        graphs take their ranges over the whole batch: such models are asked one image at a time.
-        """
-        if self.signature.batch == 1:
-            return True
-        rng = np.random.default_rng(0)
-        noise = rng.random((2, *tensor.shape[1:]), dtype=np.float32)
-        noise *= np.float32(np.abs(tensor.astype(np.float32)).max() or 1)
-        rows = np.concatenate([noise[:1] / 64, noise[1:]]).astype(tensor.dtype)
-        fill = (self.signature.batch or 2) - 2
-        mates = np.concatenate([rows, np.repeat(rows[1:], fill, axis=0)])
-        try:
-            expected = self._run(rows[:1], together=True)
-            beside = self._run(mates, together=True)[:1]
-        except WorkerLost as lost:
-            if not self._proven:
-                raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
-            return False
-        except ModelRefused:
-            return False
-        span = float(np.ptp(expected)) or 1.0
-        return bool(np.abs(beside - expected).max() <= BATCH_TOLERANCE * span)
 
 
 def _digest(tensor: NDArray[np.generic]) -> str:
