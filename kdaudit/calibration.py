@@ -107,10 +107,10 @@ def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO
 
     if len(scores) == 0:  # a set with one answer only has no other groups to fit a tail on
         return None
-    low = float(np.quantile(scores, TAIL_FROM))
+    low = _start(scores)
     high = float(np.quantile(scores, upto))
     above = np.sort(scores[scores > low]) - low
-    if len(above) < least or high <= low:
+    if len(above) < least or not low < high:
         return None
     count = len(above)
     if count > MAX_EXCEEDANCES:
@@ -136,6 +136,17 @@ def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO
     if best[0] < 0:
         return Tail(low, 0.0, float(excess.sum() / (~censored).sum()), count)
     return Tail(low, float(best[0]), math.exp(float(best[1])), count)
+
+
+def _start(scores: Column) -> float:
+    """Where the tail begins: at `TAIL_FROM`, and not among scores that all share the smallest value.
+
+    Images that gave no reason for interventions have one and the same score; there is no law among them.
+    """
+    low, floor = float(np.quantile(scores, TAIL_FROM)), float(scores.min())
+    if low > floor or low == scores.max():
+        return low
+    return float(np.median(scores[scores > floor]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +186,7 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, trans
     member, yardstick = groups[known], transform(clean.scores)
     out = np.ones(len(values))
     pooled = fit_tail(values)
-    exceeding = values > np.quantile(values, TAIL_FROM)
+    exceeding = values > _start(values)
     for group in np.unique(member):
         own = member == group
         # A group that holds few of the exceedances cannot bend the pooled tail: one fit serves all of these.
@@ -185,7 +196,8 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, trans
             continue
         beyond = own & (values > tail.start)
         mates = yardstick[clean.groups == group]
-        share = _share_in_tail(int((mates > tail.start).sum()), len(mates))
+        usual = min(1 - TAIL_FROM, float((values > tail.start).mean()))
+        share = _share_in_tail(int((mates > tail.start).sum()), len(mates), usual)
         out[beyond] = share * tail.survival(values[beyond])
     p[known] = out
     return p
@@ -221,9 +233,8 @@ PRIOR_WEIGHT = 10
 """A group's own calibration images count against this many of the average kind: one class has only a few of them."""
 
 
-def _share_in_tail(hits: int, n: int) -> float:
+def _share_in_tail(hits: int, n: int, usual: float) -> float:
     """Share of a group's innocents beyond the tail's start, never below the average group's."""
-    usual = 1 - TAIL_FROM
     return max(usual, (PRIOR_WEIGHT * usual + hits) / (PRIOR_WEIGHT + n))
 
 

@@ -72,8 +72,8 @@ class Comparison:
         student_confidence: p_S of its answer.
         gap: log p_T(k) - log p_S(k), nats; +inf where the teacher's output was not finite.
         js: Jensen-Shannon divergence on the image itself, nats.
-        divergence: mean Jensen-Shannon divergence over the interventions, nats; +inf as for `gap`. Where there are
-            none, `js`.
+        divergence: mean Jensen-Shannon divergence over the interventions, nats; +inf as for `gap`; 0 where the image
+            as it is gave no reason for any (`InterventionPlan.above`); of the image as it is in the cheap pass.
         behaviour: what both networks do with the image and its views, float32 [n, F] (`divergence.behaviour`).
     """
 
@@ -232,23 +232,10 @@ def _spread(
 
 def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparison:
     """Compare decoded images uint8 [B, H, W, C]; B may be 0."""
-    teacher, student, features, finite = _both(subjects, pixels)
-    found = divergence.answers(teacher, student)
-    parted: dict[str, list[NDArray[np.float64]]] = {"blend": [], "cut": []}
-    plan = subjects.plan
-    pictures = intervened(pixels, found.teacher_top1, keys_of(ids), subjects.partners, plan)
-    for step, picture in zip(plan.steps, pictures, strict=True):
-        on_teacher, on_student, _, sound = _both(subjects, picture)
-        finite &= sound
-        parted[parse_step(step)[0]].append(divergence.jensen_shannon(on_teacher, on_student))
-    views = []
-    for picture in perturbed(pixels) if plan.steps else ():
-        on_teacher, on_student, _, sound = _both(subjects, picture)
-        finite &= sound
-        views.append((on_teacher, on_student))
-    nothing = np.zeros(len(pixels))
-    blended, cut = (np.mean(parted[kind], axis=0) if parted[kind] else nothing for kind in ("blend", "cut"))
-    mean_js = np.mean(parted["blend"] + parted["cut"], axis=0) if plan.steps else found.js
+    both = _both(subjects, pixels)
+    found = divergence.answers(both.teacher, both.student)
+    mixed = _mixed(subjects, pixels, found, ids)
+    finite = both.finite & mixed.finite
     # A suspect model chooses its outputs: an answer that is no number is the strongest disagreement there is.
     return Comparison(
         ids=tuple(ids),
@@ -262,9 +249,45 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
         student_confidence=found.student_confidence,
         gap=np.where(finite, found.gap, np.inf),
         js=np.where(finite, found.js, np.log(2)),
-        divergence=np.where(finite, mean_js, np.inf),
-        behaviour=divergence.behaviour(teacher, student, (blended, cut), views, features),
+        divergence=np.where(finite, mixed.divergence, np.inf),
+        behaviour=divergence.behaviour(both.teacher, both.student, mixed.parted, mixed.views, both.features),
     )
+
+
+class _Mixed(NamedTuple):
+    """What both networks say of B images mixed with clean ones."""
+
+    divergence: NDArray[np.float64]  # [B], mean over the steps; as they are where there are no steps
+    parted: tuple[NDArray[np.float64], ...]  # [B] each: means over blends and over cuts, where all are mixed
+    views: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]  # logits of both on each perturbed view
+    finite: NDArray[np.bool_]  # [B]
+
+
+def _mixed(subjects: Subjects, pixels: Pixels, found: divergence.Answers, ids: Sequence[str]) -> _Mixed:
+    plan = subjects.plan
+    if not plan.steps:
+        return _Mixed(found.js, (), (), np.ones(len(pixels), bool))
+    index = np.arange(len(pixels)) if plan.above is None else np.flatnonzero(found.js >= plan.above)
+    finite, amounts = np.ones(len(pixels), bool), np.zeros((len(plan.steps), len(pixels)))
+    keys = keys_of([ids[i] for i in index.tolist()])
+    pictures = intervened(pixels[index], found.teacher_top1[index], keys, subjects.partners, plan)
+    for amount, picture in zip(amounts, pictures, strict=True):
+        on = _both(subjects, picture)
+        finite[index] &= on.finite
+        amount[index] = divergence.jensen_shannon(on.teacher, on.student)
+    if plan.above is not None:
+        return _Mixed(amounts.mean(axis=0), (), (), finite)
+    views = []
+    for picture in perturbed(pixels):
+        on = _both(subjects, picture)
+        finite &= on.finite
+        views.append((on.teacher, on.student))
+    kinds = np.array([parse_step(step)[0] for step in plan.steps])
+    nothing = np.zeros(len(pixels))
+    parted = tuple(
+        amounts[kinds == kind].mean(axis=0) if (kinds == kind).any() else nothing for kind in ("blend", "cut")
+    )
+    return _Mixed(amounts.mean(axis=0), parted, tuple(views), finite)
 
 
 class _Both(NamedTuple):

@@ -55,20 +55,20 @@ FAINT = 1e-3
 def behaviour(
     teacher: Logits,
     student: Logits,
-    mixed: tuple[Column, Column],
-    perturbed: Sequence[tuple[Logits, Logits]],
+    mixed: Sequence[Column] = (),
+    perturbed: Sequence[tuple[Logits, Logits]] = (),
     features: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float32]:
     """What the two networks do with each image, as one row of numbers [N, F], float32.
 
-    The log-probabilities of both; the logarithms of how far the two part on the image, on its blends, on its cuts and
-    on each perturbed view; how far each network's answer moves under each perturbation; and the teacher's inner
-    features, brought to mean square one, with the logarithm of their size.
+    The log-probabilities of both; the logarithms of how far the two part on the image, and, where these were asked
+    about, on its blends, on its cuts and on each perturbed view, and how far each network's answer moves under each
+    perturbation; and the teacher's inner features, brought to mean square one, with the logarithm of their size.
 
     Args:
         teacher: logits [N, K] on the image.
         student: the same of the control.
-        mixed: mean divergence over the blends, over the cuts, [N] each.
+        mixed: mean divergences, over the blends and over the cuts, say, [N] each.
         perturbed: logits of both on each perturbed view.
         features: what the teacher's last linear layer reads on the image, [N, D]; None or D = 0: not known.
     """

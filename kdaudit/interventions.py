@@ -27,17 +27,20 @@ class InterventionPlan:
     Attributes:
         steps: `blend-a` or `cut-s`, a and s in 0..1; each with a partner of its own. None: the cheap pass, in which
             each image is looked at as it is and nothing else is asked, no perturbed view either.
+        above: images on which the two networks part less than this as they are (Jensen-Shannon, nats) are not
+            intervened on; None: all are, and go through perturbed views as well.
         seed: of the choice of partners and boxes; with the image's digest it decides, so that the order, the format
             or the batch in which an image comes never changes its row.
     """
 
     steps: tuple[str, ...]
     seed: int = 0
+    above: float | None = None
 
     @property
     def recipe(self) -> str:
         """Names everything that shapes the divergence score."""
-        return f"js-{'+'.join(self.steps)}-seed{self.seed}"
+        return f"js-{'+'.join(self.steps)}-seed{self.seed}" + ("" if self.above is None else f"-above{self.above:.9g}")
 
 
 def parse_step(step: str) -> tuple[str, float]:

@@ -73,12 +73,29 @@ class Judged:
     validity: tuple[Assumption, ...] = ()
 
 
+PAYS = 0.75
+"""Interventions pay where the networks part on an image as it is more than on this share of the clean ones: of poison
+nine tenths and more do (docs/design/detection.md)."""
+
+
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
-    """The two networks, and the clean images to blend with."""
+    """The two networks, the clean images to blend with, and the plan.
+
+    Where the model shows its features, these and its answer on the image as it is say what it does with it, and
+    interventions only sharpen the picture of images that look suspicious; where it does not, every image goes through
+    all of them.
+    """
     # The other rules look at each image as it is: they need none of the further pictures, seven eighths of the work.
     plan = InterventionPlan(settings.interventions if settings.rule == "divergence" else (), settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
-    return Subjects(bench.session, control.session, bench.preprocess, partners, plan)
+    both = Subjects(bench.session, control.session, bench.preprocess, partners, plan)
+    if not plan.steps or not bench.session.features:
+        return both
+    plain = replace(both, plan=InterventionPlan((), settings.seed))
+    part = control.parts.held_out
+    ids = [pool.ids[i] for i in part]
+    seen = compare_pixels(plain, pool.pixels[part], ids, batch=_batch(bench, settings), workers=bench.workers)
+    return replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
 
 
 def compare_clean(

@@ -78,6 +78,11 @@ class Session:
         return self._noted.seen
 
     @property
+    def features(self) -> int:
+        """Numbers in a row of the model's last features; 0 where it shows none, and before the first run."""
+        return self._asker.features
+
+    @property
     def one_by_one(self) -> bool:
         """Whether images run one at a time: the graph wants it, or answers depend on batch mates."""
         return self.signature.batch == 1 or self._asker.together is False

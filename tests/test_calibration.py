@@ -412,3 +412,24 @@ def test_bounded_is_the_log_odds():
 
 def test_unbounded_changes_nothing():
     assert unbounded(np.array([-1, 0, 7])).tolist() == [-1.0, 0.0, 7.0]
+
+
+@pytest.mark.parametrize("spared", [0.5, 0.8, 0.93, 0.97])
+def test_a_tail_begins_above_the_images_that_were_spared(spared):
+    """Most scores are one and the same smallest one: they are no part of the law, and nobody among them is flagged."""
+    rng = np.random.default_rng(int(100 * spared))
+    scores = np.where(rng.random(20_000) < spared, 0.0, np.log(2) / (1 + np.exp(-rng.logistic(-2, 0.7, 20_000))))
+    groups = rng.integers(0, 10, 20_000)
+    clean = Clean(scores[:1000], groups[:1000])
+    p = tail_p_values(scores, groups, clean, bounded(float(np.log(2))))
+    assert (p[scores == 0] == 1).all()
+    assert (p < 1e-4).sum() <= 10
+    alone = np.concatenate([scores, [0.69]])
+    assert tail_p_values(alone, np.concatenate([groups, [3]]), clean, bounded(float(np.log(2))))[-1] < 1e-3
+
+
+def test_scores_that_are_all_alike_have_no_tail():
+    zeros = np.zeros(5000)
+    groups = np.arange(5000) % 10
+    assert fit_tail(zeros) is None
+    assert (tail_p_values(zeros, groups, Clean(zeros[:500], groups[:500]), bounded(float(np.log(2)))) == 1).all()

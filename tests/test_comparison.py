@@ -325,3 +325,30 @@ def test_the_recipe_names_what_shapes_the_score():
     changes = ({"seed": 1}, {"steps": ("cut-0.5",)}, {"steps": STEPS[::-1]})
     recipes = {PLAN.recipe} | {replace(PLAN, **change).recipe for change in changes}
     assert len(recipes) == 4
+
+
+# -- interventions where they pay
+
+
+def test_images_that_give_no_reason_are_not_intervened_on():
+    pixels = pictures(40)
+    ids = [f"{i:032x}:x" for i in range(40)]
+    every = compare_pixels(subjects(), pixels, ids)
+    above = float(np.median(every.js))
+    some_subjects = subjects()
+    some_subjects.teacher.asked.clear()
+    some = compare_pixels(replace(some_subjects, plan=replace(some_subjects.plan, above=above)), pixels, ids)
+    pays = every.js >= above
+    assert 0 < pays.sum() < 40
+    assert np.allclose(some.divergence[pays], every.divergence[pays], atol=1e-6)
+    assert (some.divergence[~pays] == 0).all()
+    for name in ("teacher_top1", "student_top1", "gap", "js"):
+        assert np.array_equal(getattr(some, name), getattr(every, name))
+    asked = sum(some_subjects.teacher.asked)
+    assert asked == 40 + pays.sum() * len(some_subjects.plan.steps)  # and no perturbed views
+    assert some.behaviour.shape[1] == every.behaviour.shape[1] - 2 - 2 * 3
+
+
+def test_a_plan_that_spares_images_has_a_recipe_of_its_own():
+    plan = InterventionPlan(("blend-0.8",))
+    assert replace(plan, above=0.125).recipe == f"{plan.recipe}-above0.125"
