@@ -428,7 +428,7 @@ def test_a_tail_begins_above_the_images_that_were_spared(spared):
     assert tail_p_values(alone, np.concatenate([groups, [3]]), clean, bounded(float(np.log(2))))[-1] < 1e-3
 
 
-def test_scores_that_are_all_alike_have_no_tail():
+def test_images_that_were_all_spared_have_p_values_of_one():
     zeros = np.zeros(5000)
     groups = np.arange(5000) % 10
     assert fit_tail(zeros) is None
