@@ -212,7 +212,7 @@ def plots_of(
     low, high = float(finite.min()), float(finite.max())
     if low >= 0:
         # Divergences span many powers of ten; what matters is at the upper end and what is usual at the lower.
-        low = max(low, high * 1e-6, 1e-12)
+        low = max(float(finite[finite > 0].min(initial=high)), high * 1e-6, 1e-12)
         edges = np.geomspace(low, max(high, low * 1.01), BINS + 1)
     else:
         edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
@@ -223,13 +223,14 @@ def plots_of(
 
     known = p_values[np.isfinite(p_values)]
     hits = scores[flagged]
+    least = float(hits.min(initial=np.inf))  # 0 where an image was flagged for its behaviour and never mixed
     return PlotsSection(
         score_name=score_name,
         score_edges=[float(edge) for edge in edges],
         calibration=counts(clean),
         unflagged=counts(scores[~flagged]),
         flagged=counts(hits),
-        threshold=float(hits.min()) if len(hits) and np.isfinite(hits.min()) else None,
+        threshold=least if np.isfinite(least) and least != 0 else None,
         p_values=[int(n) for n in np.histogram(known, 20, (0.0, 1.0))[0]],
     )
 

@@ -226,7 +226,8 @@ class PlotsSection(Section):
     """What the plots show.
 
     `score_edges` are n + 1 bin edges of the rule's score; the three counts have n entries each: calibration images,
-    suspect images that were not flagged, flagged ones. `threshold` is the smallest score of a flagged image. `p_values`
+    suspect images that were not flagged, flagged ones. `threshold` is the smallest score of a flagged image; none where
+    one was flagged without a score of its own. `p_values`
     are 20 equal bins from 0 to 1: suspect images by p-value.
     """
 

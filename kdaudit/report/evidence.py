@@ -34,7 +34,11 @@ def collect(
         gallery = draw_gallery(found, clusters, sets.suspect, bench.decoder, geometry, names, advance)
         gallery.write(run.path)
     read = judged.columns.read
-    score_name = {"divergence": "divergence, nats", "score": "log-probability gap, nats", "argmax": "divergence, nats"}
+    score_name = {
+        "divergence": "divergence, nats (0 where not mixed with clean images)",
+        "score": "log-probability gap, nats",
+        "argmax": "divergence, nats",
+    }
     plots = plots_of(
         score_name[settings.rule],
         judged.columns.score[read],
