@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         ("cut-0.5", "blend-0.8", "cut-0.25", "blend-0.65"),
         min_length=1,
         max_length=64,
-        description="what images go through on which the networks part: blends with clean images, boxes of clean images",
+        description="what images go through where the networks part: blends with clean images, boxes of clean images",
     )
     sensitivity: float | None = Field(
         None,
