@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks import lab
 from benchmarks.suite import victims
+from kdaudit.calibration import interval
 
 Row = dict[str, Any]
 METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signatures", "STRIP")
@@ -73,22 +74,37 @@ def _methods(rows: Sequence[Row]) -> list[str]:
 
 
 def _repair(rows: Sequence[Row]) -> list[str]:
-    out = ["## Repair", "", "| case | baseline accuracy | repaired accuracy | repaired ASR |", "|---" * 4 + "|"]
+    out = ["## Repair", ""]
+    out += ["| case | trained on clean data: accuracy | ASR | repaired: accuracy | ASR |", "|---" * 5 + "|"]
     for r in rows:
-        fixed = r["repaired"]
-        if fixed is None:
-            out.append(f"| {_name(r)} | {100 * r['baseline']:.1f} | not made | - |")
-            continue
-        asr = "-" if fixed["success"] is None else lab.rate(fixed["success"], fixed["struck"])
-        out.append(f"| {_name(r)} | {100 * r['baseline']:.1f} | {lab.rate(fixed['right'], fixed['of'])} | {asr} |")
+        cells = [cell for model in (r["baseline"], r["repaired"]) for cell in _pair(model)]
+        out.append(f"| {_name(r)} | " + " | ".join(cells) + " |")
     return out
 
 
+def _pair(model: Row | None) -> tuple[str, str]:
+    """Accuracy and ASR of a model, with intervals."""
+    if model is None:
+        return "not made", "-"
+    asr = "-" if model["success"] is None else lab.rate(model["success"], model["struck"])
+    return lab.rate(model["right"], model["of"]), asr
+
+
+def took(row: Row) -> bool:
+    """Whether the attack works on the teacher: its ASR is surely over that of the network trained on clean data."""
+    if not row["poison"] or row["asr"] is None:
+        return bool(row["poison"])
+    base, n = row["baseline"], row["asr_n"]
+    low = interval(round(row["asr"] * n), n)[0]
+    return bool(base["success"] is None or low > interval(base["success"], base["struck"])[1] + 0.05)
+
+
 def _means(rows: Sequence[Row]) -> list[str]:
-    attacks = [r for r in rows if r["poison"]]
+    attacks = [r for r in rows if r["poison"] and took(r)]
+    failed = [_name(r) for r in rows if r["poison"] and not took(r)]
     if not attacks:
         return []
-    out = ["## Means over the attacks", "", "| method | TPR | FPR | cases |", "|---" * 4 + "|"]
+    out = ["## Means over the attacks that took", "", "| method | TPR | FPR | cases |", "|---" * 4 + "|"]
     for name in METHODS:
         found = [r["methods"][name] for r in attacks if name in r["methods"]]
         if found:
@@ -97,6 +113,11 @@ def _means(rows: Sequence[Row]) -> list[str]:
             out.append(f"| {name} | {100 * tpr:.2f} | {100 * fpr:.3f} | {len(found)} |")
     kept = [r["methods"]["kdaudit"] for r in rows]
     broken = sum(m["wrong"] > 0.05 * (m["wrong"] + m["hits"]) for m in kept)
+    if failed:
+        out += [
+            "",
+            f"Left out, because the teacher has no backdoor (its ASR is that of a clean network): {', '.join(failed)}.",
+        ]
     out += ["", f"Innocent share of the flags over the nominal 5 % in {broken} of {len(kept)} cases."]
     return out
 
