@@ -72,7 +72,8 @@ class ConfinedEngine:
             ModelRefused: KDA020 (onnxruntime cannot load it) or KDA022 (the worker did not survive it).
         """
         self._model, self._wanted, self._threads, self._count = model, provider, threads, lanes
-        self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        # The last one used is taken first: its memory is still in the cache.
+        self._lanes: queue.LifoQueue[_Lane] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._restarts = 0
         self._slowest = 0.0  # seconds per image
