@@ -19,7 +19,8 @@ def render(rows: Sequence[Row], title: str) -> str:
     lines += [
         f"Conditions: {lab.today()}; {lab.machine()}.",
         f"Victims: {victims.CONDITIONS}.",
-        "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart. Rows "
+        "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart; the innocent share is "
+        "of all flags. Rows "
         "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "
         "At work: TPR among poison images on which the teacher gives the label that they were delivered with (the "
         "others move no network; on a white patch over a white corner nothing can be seen). STRIP is asked about a "
@@ -45,10 +46,15 @@ def _cases(rows: Sequence[Row]) -> list[str]:
             f"| {_name(r)} | {r['poison']:,} of {r['images']:,} | {100 * r['accuracy']:.1f} / {teacher} "
             f"| {100 * control['right'] / control['of']:.1f} / {asr}, {_share(r['fidelity'])} | {r['verdict']} "
             f"| {lab.rate(m['hits'], m['poison'])} | {lab.rate(m['wrong'], m['innocent'])} "
-            f"| {lab.rate(m['wrong'], m['wrong'] + m['hits'])} | {lab.rate(m['hits_at_work'], m['at_work'])} "
+            f"| {lab.rate(m['wrong'], _flags(m))} | {lab.rate(m['hits_at_work'], m['at_work'])} "
             f"| {m['cover']} of {r['cover']} | {m.get('auroc', float('nan')):.4f} | {_cost(r['cpu'])} |"
         )
     return out
+
+
+def _flags(m: Row) -> int:
+    """All flags: on poison, on covers, on innocents."""
+    return int(m["wrong"] + m["hits"] + m["cover"])
 
 
 def _cost(cpu: dict[str, float | None]) -> str:
@@ -112,7 +118,7 @@ def _means(rows: Sequence[Row]) -> list[str]:
             fpr = np.mean([m["wrong"] / m["innocent"] for m in found])
             out.append(f"| {name} | {100 * tpr:.2f} | {100 * fpr:.3f} | {len(found)} |")
     kept = [r["methods"]["kdaudit"] for r in rows]
-    broken = sum(m["wrong"] > 0.05 * (m["wrong"] + m["hits"]) for m in kept)
+    broken = sum(m["wrong"] > 0.05 * _flags(m) for m in kept)
     if failed:
         out += [
             "",
