@@ -19,8 +19,8 @@ def render(rows: Sequence[Row], title: str) -> str:
     lines += [
         f"Conditions: {lab.today()}; {lab.machine()}.",
         f"Victims: {victims.CONDITIONS}.",
-        "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart; the innocent share is "
-        "of all flags. Rows "
+        "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart; the "
+        "innocent share is of all flags. Rows "
         "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "
         "At work: TPR among poison images on which the teacher gives the label that they were delivered with (the "
         "others move no network; on a white patch over a white corner nothing can be seen). STRIP is asked about a "
