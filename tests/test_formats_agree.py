@@ -129,8 +129,14 @@ def test_every_format_gives_the_same_answers(form, column, tables):
 
 
 @pytest.mark.parametrize("form", FORMATS[1:])
-@pytest.mark.parametrize(
-    "column", ["score", "p_value", "teacher_confidence", "student_confidence", "gap", "js", "divergence"]
-)
+@pytest.mark.parametrize("column", ["score", "teacher_confidence", "student_confidence", "gap", "js", "divergence"])
 def test_every_format_gives_the_same_numbers(form, column, tables):
     np.testing.assert_allclose(tables[form][column], tables["folders"][column], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMATS[1:])
+def test_every_format_gives_the_same_p_values_up_to_a_rank(form, tables):
+    """A p-value is a rank among clean images: sums in another order may move a score past one of them, seldom."""
+    here, there = (np.array(tables[f]["p_value"]) for f in (form, "folders"))
+    assert (np.abs(here - there) > 1e-6).mean() <= 0.005
+    np.testing.assert_allclose(here, there, rtol=0, atol=0.02)
