@@ -9,8 +9,8 @@ within a round; medians and the lowest and highest round are printed and appende
 
 What the rows are. `plain` is `benchmarks/plain.py`: the cheap pass (each image as it is), without a table. `scan` is
 `kdaudit.comparison.compare` over the same files with the suspect model in its confined worker: the cheap pass too
-(`--rule score`). `detector` is the default rule on a model that shows no features: six further pictures of every image (with features, four of
-those on which the networks part).
+(`--rule score`). `detector` is the default rule on a model that shows no features: six further pictures of every image
+(with features, four of those images on which the networks part).
 `decode` and `inference` are the two parts alone, from bytes in memory and on a ready tensor; `limit` is what they allow
 together, 1 / (1 / decode + 1 / inference). The teacher is a ResNet-20 (32 px) or ResNet-18 (224 px) of random weights,
 the control what kdaudit would distil, of random weights too: neither changes how long an answer takes.
