@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from kdaudit import contrast, judgement, workbench
 from kdaudit import control as controls
-from kdaudit import judgement, workbench
 from kdaudit import repair as repairs
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
@@ -70,9 +70,9 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
             control = controls.take_control(request.control, given, bench, pool, settings)
         else:
             control = controls.make_control(bench, pool, settings, run, clock)
-        subjects = judgement.subjects(bench, control, pool, settings)
-        calibration = judgement.compare_clean(subjects, control, pool, bench, settings, run, clock)
-        rows = judgement.compare_suspect(subjects, control, sets, bench, settings, run, clock)
+        subjects = contrast.subjects(bench, control, pool, settings)
+        calibration = contrast.compare_clean(subjects, control, pool, bench, settings, run, clock)
+        rows = contrast.compare_suspect(subjects, control, sets, bench, settings, run, clock)
         controls.demand_sound(control)
         judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
         manifests = judgement.write_samples(rows, judged, sets, run)

@@ -1,26 +1,23 @@
-"""Comparing and judging in the audit: the stages 6, 7 and 8 with their tables on disk."""
+"""Judging in the audit: the stages 7 and 8 with their tables on disk."""
 
-import hashlib
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Clean
-from kdaudit.clock import Clock, Laps, Pace
-from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, usual_batch
+from kdaudit.clock import Clock
+from kdaudit.comparison import Comparison, Subjects
 from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
-from kdaudit.digest import joint_digest
 from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of
-from kdaudit.interventions import InterventionPlan, Partners, keys_of
+from kdaudit.interventions import keys_of
 from kdaudit.likeness import Likeness, look
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
-from kdaudit.rows import RowStore, write_table
+from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory
 from kdaudit.search import CleanImages, Suspects
 from kdaudit.settings import Rule, Settings
@@ -71,112 +68,6 @@ class Judged:
     reasons: tuple[str, ...] = ()
     patterns: tuple[Pattern, ...] = ()
     validity: tuple[Assumption, ...] = ()
-
-
-PAYS = 0.75
-"""Interventions pay where the networks part on an image as it is more than on this share of the clean ones: of poison
-nine tenths and more do (docs/design/detection.md)."""
-
-
-def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
-    """The two networks, the clean images to blend with, and the plan.
-
-    Where the model shows its features, these and its answer on the image as it is say what it does with it, and
-    interventions only sharpen the picture of images that look suspicious; where it does not, every image goes through
-    all of them.
-    """
-    # The other rules look at each image as it is: they need none of the further pictures, seven eighths of the work.
-    plan = InterventionPlan(settings.interventions if settings.rule == "divergence" else (), settings.seed)
-    partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
-    both = Subjects(bench.session, control.session, bench.preprocess, partners, plan)
-    if not plan.steps or not bench.session.features:
-        return both
-    plain = replace(both, plan=InterventionPlan((), settings.seed))
-    part = control.parts.held_out
-    ids = [pool.ids[i] for i in part]
-    seen = compare_pixels(plain, pool.pixels[part], ids, batch=_batch(bench, settings), workers=bench.workers)
-    return replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
-
-
-def compare_clean(
-    subjects: Subjects,
-    control: Control,
-    pool: Pool,
-    bench: Workbench,
-    settings: Settings,
-    run: RunDirectory,
-    clock: Clock,
-) -> Comparison:
-    """The calibration images through the same comparison as the suspect ones; kept as calibration.parquet."""
-    part = control.parts.held_out
-    with clock.stage("calibrate", len(part)) as advance:
-        found = compare_pixels(
-            subjects,
-            pool.pixels[part],
-            [pool.ids[i] for i in part],
-            batch=_batch(bench, settings),
-            workers=bench.workers,
-        )
-        advance(len(part))
-    write_table(found, run.file("calibration.parquet"))
-    return found
-
-
-def compare_suspect(
-    subjects: Subjects,
-    control: Control,
-    sets: Sets,
-    bench: Workbench,
-    settings: Settings,
-    run: RunDirectory,
-    clock: Clock,
-) -> RowStore:
-    """The suspect images, streamed to disk; goes on after the last whole part of an interrupted run."""
-    assert sets.suspect is not None
-    survey = sets.suspect_survey
-    recipe = joint_digest(
-        control.digest,
-        bench.teacher.canonical_digest,
-        bench.preprocess.recipe,
-        bench.decoder.name,
-        subjects.plan.recipe,
-        str(sets.suspect.root),
-        str(survey.count),
-        hashlib.sha256(survey.digests.tobytes()).hexdigest(),
-    )
-    rows = RowStore(run.state / "rows", recipe)
-    run.mark("compare")
-    timed = replace(subjects, laps=Laps())  # the clean images went through the same
-    began, stood = time.monotonic(), rows.count
-    with clock.stage("compare teacher and control", survey.count) as advance:
-        advance(rows.count)
-        records = sets.suspect.records(rows.count)
-        for part in compare(
-            timed,
-            records,
-            bench.decoder,
-            batch=_batch(bench, settings),
-            workers=bench.workers,
-            on_batch=advance,
-        ):
-            with timed.laps.of("write"):
-                rows.append(part)
-        with timed.laps.of("write"):
-            rows.close()
-    clock.pace = _pace(timed.laps, rows.count - stood, time.monotonic() - began, bench.workers)
-    return rows
-
-
-def _batch(bench: Workbench, settings: Settings) -> int:
-    return settings.batch_size or usual_batch(bench.preprocess.geometry, bench.session.provider)
-
-
-def _pace(laps: Laps, images: int, seconds: float, workers: int) -> Pace:
-    """Where the time of the comparison went; what is left of the workers' is mixing pictures and comparing answers."""
-    spent = laps.seconds
-    alone: dict[str, float] = {part: spent.pop(part, 0.0) for part in ("read", "write")}
-    whole = spent.pop("chunk", 0.0)
-    return Pace(images, seconds, alone, spent | {"pictures and divergences": whole - sum(spent.values())}, workers)
 
 
 def judge_rows(
