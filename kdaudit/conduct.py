@@ -13,12 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Column, beyond, rank_p_values
-from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Whitening, fold_of
+from kdaudit.calibration import Column, beyond, interval, rank_p_values
+from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Discriminant, Whitening, fold_of
+from kdaudit.trace import OFTEN, RARE
 
 SEED_SHARE = 0.01
 CALM = 20_000
 """Calm images that mean and covariance are taken from, at most."""
+
+BEHAVIOURS = 3
+"""Behaviours looked for, one after the other."""
+
+EXPLAINED = 0.02
+"""Images with a p-value up to this are explained by a behaviour."""
 
 LEAST_SPREAD = 0.05
 """A column that varies less than this among calm images is taken to vary so much: what never lights up on clean images
@@ -64,7 +71,10 @@ class Conduct:
 
 
 def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
-    """Measure every image by the behaviour that the most suspicious ones share; None where there are too few images.
+    """Measure every image by the behaviours that the most suspicious ones share; None where there are too few images.
+
+    What one behaviour explains is no seed for the next, since an attacker may have several triggers; a further
+    behaviour counts only if more images show it than clean ones do.
 
     Args:
         suspect: suspect images that were read.
@@ -73,29 +83,68 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
     if len(suspect.score) < 10 * LEAST_SEEDS or len(clean.score) < LEAST_SEEDS:
         return None
     calm = np.flatnonzero(suspect.score <= np.median(suspect.score))
-    calm = np.sort(calm[np.argsort(suspect.keys[calm], kind="stable")][:CALM])
-    count = max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score)))
-    seeds = np.sort(np.argsort(-suspect.score, kind="stable")[:count])
-    calm_rows, seed_rows = _gathered(suspect.rows(), calm), _gathered(suspect.rows(), seeds)
-    spread = np.maximum(calm_rows.std(0), LEAST_SPREAD)
-    centers = _centers(calm_rows / spread, suspect.answers[calm])
-    whitening = Whitening.of(_centred(calm_rows / spread, suspect.answers[calm], centers), BEHAVIOUR_NOISE)
-    shared = _centred(seed_rows / spread, suspect.answers[seeds], centers)
-    discriminant = whitening.towards(shared, fold_of(suspect.keys[seeds]))
-    if discriminant is None:
-        return None
+    scale = _Scale.of(suspect, np.sort(calm[np.argsort(suspect.keys[calm], kind="stable")][:CALM]))
+    ranked = np.argsort(-suspect.score, kind="stable")
+    found: list[Conduct] = []
+    for _ in range(BEHAVIOURS):
+        seeds = np.sort(ranked[: max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score)))])
+        one = scale.measure(suspect, clean, seeds)
+        if one is None or (found and not _common(one.p_values[ranked])):
+            break
+        found.append(one)
+        ranked = ranked[one.p_values[ranked] > EXPLAINED]
+        if len(ranked) < 10 * LEAST_SEEDS:
+            break
+    return _together(found) if found else None
 
-    def scored(images: Behaved) -> Column:
+
+def _common(p_values: Column) -> bool:
+    """Whether surely (99 % interval) more images show a behaviour than chance gives."""
+    return interval(int((p_values <= RARE).sum()), len(p_values), 0.99)[0] > OFTEN * RARE
+
+
+def _together(found: list[Conduct]) -> Conduct:
+    """The behaviour that an image shows most of, at the price of having looked several times."""
+    count = len(found)
+    return Conduct(
+        np.max([one.score for one in found], axis=0),
+        np.minimum(1.0, count * np.min([one.p_values for one in found], axis=0)),
+        np.minimum(1.0, count * np.min([one.clean_p_values for one in found], axis=0)),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scale:
+    """What calm images do: the scale that behaviour is measured on."""
+
+    spread: Matrix
+    centers: dict[int, Matrix]
+    whitening: Whitening
+
+    @classmethod
+    def of(cls, suspect: Behaved, calm: NDArray[np.int64]) -> "_Scale":
+        rows, answers = _gathered(suspect.rows(), calm), suspect.answers[calm]
+        spread = np.maximum(rows.std(0), LEAST_SPREAD)
+        centers = _centers(rows / spread, answers)
+        return cls(spread, centers, Whitening.of(_centred(rows / spread, answers, centers), BEHAVIOUR_NOISE))
+
+    def measure(self, suspect: Behaved, clean: Behaved, seeds: NDArray[np.int64]) -> Conduct | None:
+        """All images along what the seeds share; None where they are too few."""
+        shared = _centred(_gathered(suspect.rows(), seeds) / self.spread, suspect.answers[seeds], self.centers)
+        discriminant = self.whitening.towards(shared, fold_of(suspect.keys[seeds]))
+        if discriminant is None:
+            return None
+        scores, usual = (self._scored(discriminant, images) for images in (suspect, clean))
+        return Conduct(scores, beyond(scores, usual), rank_p_values(usual))
+
+    def _scored(self, discriminant: Discriminant, images: Behaved) -> Column:
         parts, first = [], 0
         for rows in images.rows():
             span = slice(first, first + len(rows))
-            centred = _centred(rows / spread, images.answers[span], centers)
+            centred = _centred(rows / self.spread, images.answers[span], self.centers)
             parts.append(discriminant.score(centred, fold_of(images.keys[span])))
             first += len(rows)
         return np.concatenate(parts)
-
-    scores, usual = scored(suspect), scored(clean)
-    return Conduct(scores, beyond(scores, usual), rank_p_values(usual))
 
 
 def _gathered(parts: Iterable[Matrix], wanted: NDArray[np.int64]) -> Matrix:

@@ -116,3 +116,19 @@ def test_clean_images_open_no_door_by_chance():
         clean = CleanRanks(rng.uniform(0, 1, 500), np.arange(500) % 10)
         opened += grouped_flags(rng.uniform(0, 1, 5000), np.arange(5000) % 10, 0.05, clean).any()
     assert opened <= 8
+
+
+def test_a_second_trigger_is_found_behind_a_stronger_one():
+    suspect, clean = images(6000, 0, poison=200), images(500, 1)
+    rows = np.concatenate(list(suspect.rows()))
+    other = np.arange(200, 320)  # another behaviour, at another answer, on which the networks part less
+    rows[other, 5] += 14
+    rows[other, 9] -= 11
+    object.__setattr__(suspect, "rows", lambda: [rows])
+    suspect.score[:200] += 5
+    suspect.score[other] = 2
+    found = conduct(suspect, clean)
+    assert found is not None
+    assert (found.p_values[:200] < 0.01).mean() > 0.9
+    assert (found.p_values[other] < 0.01).mean() > 0.9
+    assert (found.p_values[320:] < 0.01).mean() < 0.03
