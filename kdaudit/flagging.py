@@ -122,9 +122,10 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     if looks:
         seen = [look.p_values[read] for look in looks]
         second, usual_second = combined(seen, [look.clean_p_values for look in looks])
-        further = np.where(second / (1 - OWN_SHARE) < own / OWN_SHARE, second < finest, further)
+        by_second = second / (1 - OWN_SHARE) < own / OWN_SHARE
+        further = np.where(by_second, second < finest, further)
+        way = np.where(by_second, 1 + np.argmin(seen, axis=0), 0)
         p, usual = _weighted(own, second), _weighted(usual, usual_second)
-        way = np.where(second / (1 - OWN_SHARE) < own / OWN_SHARE, 1 + np.argmin(seen, axis=0), 0)
     ranks = CleanRanks(usual, clean.groups)
     carried = [look.p_values[read] for look in looks if look.proven]
     if not carried:
