@@ -28,6 +28,13 @@ DOUBT = 0.05
 that the error rate had to leave are enough to teach a network their trigger again."""
 
 
+LEAST_CLEAN = 2
+"""An answer that fewer calibration images get is none that clean images can speak for: what its images share may be the
+class itself, which the control never learned."""
+
+STRANGE = 0.01
+"""p-value up to which an image with such an answer is strange enough to be told of."""
+
 OWN_SHARE = 0.2
 """Of the error rate, where there are second looks, what an image's own score may spend: what only that sees lies far
 out, so a fifth is enough; the second looks decide about the many that do not."""
@@ -59,6 +66,7 @@ class Flags:
         p_values: NaN under the argmax rule, which has none.
         extrapolated: whether the p-value lies beyond what clean images resolve by counting.
         way: what the p-value comes from: 0 the image's own score, k mostly the k-th second look; -1 nothing.
+        unjudged: shares what the most suspicious images share, and has an answer that clean images do not get.
         doubtful: not flagged, yet unusual for an answer that has flags; kept, but not tuned on.
     """
 
@@ -66,6 +74,7 @@ class Flags:
     p_values: NDArray[np.float64]
     extrapolated: NDArray[np.bool_]
     way: NDArray[np.int64]
+    unjudged: NDArray[np.bool_]
     doubtful: NDArray[np.bool_]
 
 
@@ -109,7 +118,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     m = len(suspect.read)
     if rule == "argmax":
         never = np.zeros(m, bool)
-        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never, np.full(m, -1), never)
+        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never, np.full(m, -1), never, never)
     read = suspect.read
     score, groups = suspect.score[read], suspect.groups[read]
     transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
@@ -118,10 +127,11 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     own, usual = np.minimum(1.0, 2 * np.minimum(counted, tail)), np.minimum(1.0, 2 * rank_p_values(clean.scores))
     finest = 1 / (len(clean.scores) + 1)
     further = tail < np.minimum(counted, finest)
-    p, way = own, np.zeros(len(own), np.int64)
+    p, way, strange = own, np.zeros(len(own), np.int64), np.zeros(len(own), bool)
     if looks:
         seen = [look.p_values[read] for look in looks]
         second, usual_second = combined(seen, [look.clean_p_values for look in looks])
+        second, strange = _known(second, groups, clean, looks, read)
         by_second = second / (1 - OWN_SHARE) < own / OWN_SHARE
         further = np.where(by_second, second < finest, further)
         way = np.where(by_second, 1 + np.argmin(seen, axis=0), 0)
@@ -135,12 +145,24 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
         # for images by their answer, half for carriers whatever their answer.
         found = grouped_flags(p, groups, fdr / 2, ranks) | benjamini_hochberg(np.min(carried, axis=0), fdr / 2)
     flags, p_values, extrapolated, ways = np.zeros(m, bool), np.ones(m), np.zeros(m, bool), np.full(m, -1)
+    unjudged = np.zeros(m, bool)
     flags[read] = found
     p_values[read] = p
     extrapolated[read] = further
     ways[read] = way
+    unjudged[read] = strange & ~found
     tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
-    return Flags(flags, p_values, extrapolated, ways, read & ~flags & tainted & (p_values <= DOUBT))
+    return Flags(flags, p_values, extrapolated, ways, unjudged, read & ~flags & tainted & (p_values <= DOUBT))
+
+
+def _known(
+    second: Column, groups: NDArray[np.int64], clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
+) -> tuple[Column, NDArray[np.bool_]]:
+    """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange."""
+    answers, counts = np.unique(clean.groups, return_counts=True)
+    known = np.isin(groups, answers[counts >= LEAST_CLEAN])
+    proof = np.min([look.p_values[read] for look in looks if look.proven] or [np.ones(len(groups))], axis=0)
+    return np.where(known, second, proof), ~known & (second <= STRANGE)
 
 
 def _weighted(own: Column, second: Column) -> Column:

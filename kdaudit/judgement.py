@@ -205,7 +205,7 @@ def read_judged(run: RunDirectory) -> Judged:
     nothing = np.full(len(read), np.nan)
     columns = Columns(read, _whole(table["teacher_top1"].to_numpy()), np.zeros(len(read), bool), nothing)
     flag, doubtful = (table[name].to_numpy().astype(bool) for name in ("flag", "doubtful"))
-    flags = Flags(flag, nothing, np.zeros(len(read), bool), np.full(len(read), -1), doubtful)
+    flags = Flags(flag, nothing, np.zeros(len(read), bool), np.full(len(read), -1), np.zeros(len(read), bool), doubtful)
     patterns = load_patterns(run.state / PATTERNS)
     return Judged(columns, _whole(table["label"].to_numpy()), flags, None, patterns=patterns)
 

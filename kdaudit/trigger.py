@@ -35,6 +35,11 @@ FLIPPED, FACTOR = 0.1, 3.0
 intervals) more than this many times the share that it moves in the control."""
 
 
+KEPT = 0.5
+"""Share of the images on which the control must still see what it saw: a pattern that hides them is no trigger but
+another image. Near-equal photographs of a class that the control hardly knows have one in common: the class itself."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
     """What the members of a cluster share.
@@ -77,16 +82,18 @@ class Transplant:
         teacher: of these, how many the pattern moves to the target class in the teacher (any other class where the
             cluster has no single target).
         student: the same in the control.
+        kept: on how many of these images the control still gives its own answer.
     """
 
     images: int
     teacher: int
     student: int
+    kept: int
 
     @property
     def proven(self) -> bool:
-        """Whether the pattern moves the teacher and not the control."""
-        if self.images == 0:
+        """Whether the pattern moves the teacher and not the control, and leaves to be seen what the images show."""
+        if self.images == 0 or self.kept < KEPT * self.images:
             return False
         low, _ = interval(self.teacher, self.images, 0.99)
         _, high = interval(self.student, self.images, 0.99)
@@ -144,7 +151,7 @@ def transplant(
         source: the only class that the pattern may work on, by the control's answer; None: all.
         batch: images at a time.
     """
-    images = teacher_moved = student_moved = 0
+    images = teacher_moved = student_moved = kept = 0
     for start in range(0, len(clean), batch):
         part = clean[start : start + batch]
         before = [z.argmax(1) for z in subjects.logits(part)]
@@ -160,7 +167,8 @@ def transplant(
         images += int(asked.sum())
         teacher_moved += int((moved[0] & asked).sum())
         student_moved += int((moved[1] & asked).sum())
-    return Transplant(images, teacher_moved, student_moved)
+        kept += int(((after[1] == before[1]) & asked).sum())
+    return Transplant(images, teacher_moved, student_moved, kept)
 
 
 def save_patterns(patterns: Sequence[Pattern], path: Path) -> None:

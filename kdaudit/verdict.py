@@ -31,6 +31,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA206": "many images stand out beyond what can be counted, and do not gather",
     "KDA207": "a pattern that images share moves the model and not its control",
     "KDA208": "images that share a trace are those on which model and control part",
+    "KDA209": "suspicious images have an answer that no clean image gets",
 }
 """Rule ids of behavioural findings and short titles."""
 
@@ -81,6 +82,7 @@ class Evidence:
         excess: share of scanned images above the calibration scores' 90 % point, minus 10 %.
         triggers: patterns that were put onto clean images and proven.
         trace: what images share where no pattern was proven.
+        unjudged: suspicious images whose answer clean images do not get.
     """
 
     scanned: int
@@ -95,6 +97,7 @@ class Evidence:
     excess: float
     triggers: tuple[Found, ...] = ()
     trace: Trace | None = None
+    unjudged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ def judge(
     """
     clean_score = score_of(calibration, settings.rule)
     evidence = _evidence(suspect, flags, calibration, clean_score, settings.fdr)
-    evidence = replace(evidence, triggers=triggers, trace=trace)
+    evidence = replace(evidence, triggers=triggers, trace=trace, unjudged=int(flags.unjudged.sum()))
     findings = sorted(
         (*static, *_behaviour(evidence, suspect, settings.rule, names)),
         key=lambda f: -SEVERITIES.index(f.severity),
@@ -182,6 +185,15 @@ def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[st
         found.append(Finding("KDA204", "high", f"the model answers {strange:,} images with values that are no numbers"))
     found += [_trigger_finding(one, names) for one in evidence.triggers]
     found += [_trace_finding(evidence.trace)] if evidence.trace else []
+    if interval(evidence.unjudged, evidence.scanned)[0] > SCATTER:
+        found.append(
+            Finding(
+                "KDA209",
+                "medium",
+                f"{evidence.unjudged:,} suspicious images have an answer that no clean image gets: a class that the "
+                "clean pool lacks, or the target of a backdoor; give clean images of every class",
+            )
+        )
     gathered = bool(evidence.triggers)  # flags that share a proven pattern are no scatter, whatever their answers
     for g in evidence.gatherings:
         if _gathers(g, evidence, rule):
@@ -299,7 +311,7 @@ def _conclude(
             f"{evidence.calibration:,} calibration images show poison rates from {evidence.visible_rate:.2%} on, "
             f"not the {settings.sensitivity:.2%} asked for"
         )
-    doubts += [f.message for f in findings if f.rule == "KDA206"]
+    doubts += [f.message for f in findings if f.rule in ("KDA206", "KDA209")]
     if any(f.rule == "KDA205" for f in findings):
         doubts.append(
             "model and control part more on these images than on clean ones, and no images stand out as the cause"

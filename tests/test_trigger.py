@@ -127,7 +127,7 @@ def test_a_pattern_is_proven_where_the_teacher_alone_moves(teacher, student, pro
     ],
 )  # fmt: skip
 def test_the_bar_for_a_proof(images, teacher, student, proven):
-    assert Transplant(images, teacher, student).proven is proven
+    assert Transplant(images, teacher, student, images - student).proven is proven
 
 
 def test_a_trigger_of_one_class_is_asked_about_on_images_of_that_class():

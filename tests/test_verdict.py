@@ -53,6 +53,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     images: int = 10_000
     trace: Trace | None = None
+    unjudged: int = 0
     triggers: tuple[Found, ...] = ()
 
     def judged(self) -> Verdict:
@@ -73,7 +74,9 @@ class Case:
         disagrees = flags if rule == "argmax" else np.zeros(m, bool)
         p = np.full(m, np.nan) if rule == "argmax" else np.where(flags, 1e-4, 0.5)
         nothing = np.zeros(m, bool)
-        result = Flags(flags, p, flags & self.extrapolated, np.zeros(m, np.int64), nothing)
+        result = Flags(
+            flags, p, flags & self.extrapolated, np.zeros(m, np.int64), np.arange(m) < self.unjudged, nothing
+        )
         return judge(
             Columns(read, groups, disagrees, score), result, calibration_of(np.linspace(0, 0.5, self.calibration)),
             self.static, self.fidelity, Settings(**self.settings), NAMES, self.triggers, self.trace,
@@ -85,7 +88,7 @@ def trigger(target: int | None) -> Found:
     plane = np.zeros((4, 4, 1), np.float32)
     pattern = Pattern(plane, plane, plane, np.ones((4, 4), bool), "patch", 40)
     directions = Discriminant(np.zeros(16, np.float32), np.zeros((FOLDS, 16), np.float32))
-    return Found(pattern, Transplant(400, 390, 3), target, directions, 50)
+    return Found(pattern, Transplant(400, 390, 3, 380), target, directions, 50)
 
 
 LOW, MEDIUM, HIGH = (Finding(f"KDA10{i}", s, f"static {s}") for i, s in enumerate(("low", "medium", "high")))  # type: ignore[arg-type]
@@ -112,6 +115,8 @@ TABLE = {
     "trace": (
         Case({3: 20}, trace=Trace(300, 240)), "FAILED", {"KDA201", "KDA208"}, "20 of 20 flagged images",
     ),
+    "unknown-answer": (Case(unjudged=40), "INCONCLUSIVE", {"KDA209"}, "40 suspicious images have an answer that no clean"),
+    "few-of-an-unknown-answer": (Case(unjudged=8), "PASSED", set(), STANDARD),
     "few-scattered": (Case(scattered=30), "PASSED", {"KDA203"}, STANDARD),
     "many-scattered": (Case(scattered=200), "FAILED", {"KDA202"}, "200 of 10,000 images are poison candidates"),
     "as-many-as-drift-explains": (Case(scattered=60), "PASSED", {"KDA203"}, STANDARD),
@@ -178,7 +183,9 @@ def test_strange_answers_never_gather():
     """An answer that is no number is a finding of its own and no target class."""
     m = 1000
     groups = np.full(m, -1)
-    flags = Flags(np.ones(m, bool), np.zeros(m), np.zeros(m, bool), np.zeros(m, np.int64), np.zeros(m, bool))
+    flags = Flags(
+        np.ones(m, bool), np.zeros(m), np.zeros(m, bool), np.zeros(m, np.int64), np.zeros(m, bool), np.zeros(m, bool)
+    )
     verdict = judge(
         Columns(np.ones(m, bool), groups, np.zeros(m, bool), np.full(m, np.inf)), flags,
         calibration_of(np.linspace(0, 0.5, 200)), (), 0.9, Settings(),
@@ -195,7 +202,7 @@ def test_clean_images_with_infinite_scores_do_not_stop_the_judging(share):
     nothing = np.zeros(m, bool)
     verdict = judge(
         Columns(~nothing, np.arange(m) % K, nothing, np.linspace(0, 0.5, m)),
-        Flags(nothing, np.ones(m), nothing, np.zeros(m, np.int64), nothing),
+        Flags(nothing, np.ones(m), nothing, np.zeros(m, np.int64), nothing, nothing),
         calibration_of(clean), (), 0.9, Settings(),
     )  # fmt: skip
     assert np.isfinite(verdict.evidence.excess)
@@ -371,3 +378,21 @@ def test_an_image_says_which_look_it_was_flagged_for():
     assert (found.way[100:140] == 1).all()
     assert (found.way[200:260] == 2).all()
     assert (found.way[~columns.read] == -1).all()
+
+
+def test_an_answer_that_clean_images_do_not_get_is_told_and_not_judged():
+    columns, clean = suspects(seed=4)
+    m, n = len(columns.read), len(clean.scores)
+    groups = columns.groups.copy()
+    groups[:60] = K  # a class that the clean pool lacks: the control never learned it
+    behaves = np.random.default_rng(0).uniform(0.02, 1, m)
+    behaves[:120] = 1e-9
+    quiet = np.random.default_rng(2).uniform(1 / n, 1, n)
+    some = replace(columns, groups=groups)
+    found = flag(some, clean, "divergence", 0.05, (SecondLook(behaves, quiet, "behaves"),))
+    assert not found.flag[:60].any()
+    assert found.unjudged[:60].all()
+    assert found.flag[60:120].mean() > 0.9
+    assert not found.unjudged[60:].any()
+    proven = flag(some, clean, "divergence", 0.05, (SecondLook(behaves, quiet, "carries", proven=True),))
+    assert proven.flag[:60].all()

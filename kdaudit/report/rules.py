@@ -226,6 +226,11 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "the model changes its answers and the control does not. That is what a trigger is.",
         "Do not use the model. report.html shows the pattern; quarantine.csv lists the images that carry it.",
     ),
+    "KDA209": (
+        "Images share what the most suspicious ones share, and the model gives them an answer that it gives to no "
+        "clean image: a class that the clean pool lacks and the control never learned, or the target of a backdoor.",
+        "Give clean images of every class, above all of those that report.json names, and scan again.",
+    ),
     "KDA208": (
         "Images share a trace of how they were made (bent, resampled, quantised, dithered: it shows in where they are "
         "sharp), and they are the images on which model and control part. A warp leaves no pattern that could be put "
@@ -243,13 +248,14 @@ _PRECISION: dict[str, Precision] = {
     "KDA101": "very-high", "KDA102": "medium", "KDA109": "high", "KDA110": "high", "KDA111": "medium", "KDA112": "low",
     "KDA113": "high", "KDA114": "medium", "KDA115": "medium", "KDA117": "medium", "KDA201": "high", "KDA202": "medium",
     "KDA203": "low", "KDA204": "high", "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
-    "KDA208": "medium",
+    "KDA208": "medium", "KDA209": "low",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
     "KDA201": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
     "KDA202": ("AML.T0020",), "KDA203": ("AML.T0020",), "KDA205": ("AML.T0020",), "KDA206": ("AML.T0020",),
     "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"), "KDA208": ("AML.T0020", "AML.T0043.004"),
+    "KDA209": ("AML.T0020",),
 }  # fmt: skip
 
 
