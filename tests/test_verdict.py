@@ -115,7 +115,7 @@ TABLE = {
     "trace": (
         Case({3: 20}, trace=Trace(300, 240)), "FAILED", {"KDA201", "KDA208"}, "20 of 20 flagged images",
     ),
-    "unknown-answer": (Case(unjudged=40), "INCONCLUSIVE", {"KDA209"}, "40 suspicious images have an answer that no clean"),
+    "unknown-answer": (Case(unjudged=40), "INCONCLUSIVE", {"KDA209"}, "40 suspicious images have an answer"),
     "few-of-an-unknown-answer": (Case(unjudged=8), "PASSED", set(), STANDARD),
     "few-scattered": (Case(scattered=30), "PASSED", {"KDA203"}, STANDARD),
     "many-scattered": (Case(scattered=200), "FAILED", {"KDA202"}, "200 of 10,000 images are poison candidates"),
