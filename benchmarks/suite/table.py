@@ -97,12 +97,11 @@ def _pair(model: Row | None) -> tuple[str, str]:
 
 
 def took(row: Row) -> bool:
-    """Whether the attack works on the teacher: its ASR is surely over that of the network trained on clean data."""
+    """Whether the teacher has a backdoor: surely a higher ASR than networks that never saw the trigger."""
     if not row["poison"] or row["asr"] is None:
         return bool(row["poison"])
-    base, n = row["baseline"], row["asr_n"]
-    low = interval(round(row["asr"] * n), n)[0]
-    return bool(base["success"] is None or low > interval(base["success"], base["struck"])[1] + 0.05)
+    low = interval(round(row["asr"] * row["asr_n"]), row["asr_n"])[0]
+    return all(low > model["success"] / model["struck"] for model in (row["baseline"], row["control"]))
 
 
 def _means(rows: Sequence[Row]) -> list[str]:
@@ -122,7 +121,7 @@ def _means(rows: Sequence[Row]) -> list[str]:
     if failed:
         out += [
             "",
-            f"Left out, because the teacher has no backdoor (its ASR is that of a clean network): {', '.join(failed)}.",
+            f"Left out, because networks that never saw the trigger reach the teacher's ASR: {', '.join(failed)}.",
         ]
     out += ["", f"Innocent share of the flags over the nominal 5 % in {broken} of {len(kept)} cases."]
     return out
