@@ -35,9 +35,12 @@ FLIPPED, FACTOR = 0.1, 3.0
 intervals) more than this many times the share that it moves in the control."""
 
 
-KEPT = 0.5
+KEPT = 0.25
 """Share of the images on which the control must still see what it saw: a pattern that hides them is no trigger but
 another image. Near-equal photographs of a class that the control hardly knows have one in common: the class itself."""
+
+NATIVE = 2
+"""Clean images that must have the target class by themselves: a control moves to no class that it never learned."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,17 +86,21 @@ class Transplant:
             cluster has no single target).
         student: the same in the control.
         kept: on how many of these images the control still gives its own answer.
+        native: clean images to which the teacher gives the target class as they are; None where there is no one target.
     """
 
     images: int
     teacher: int
     student: int
     kept: int
+    native: int | None = None
 
     @property
     def proven(self) -> bool:
         """Whether the pattern moves the teacher and not the control, and leaves to be seen what the images show."""
         if self.images == 0 or self.kept < KEPT * self.images:
+            return False
+        if self.native is not None and self.native < NATIVE:
             return False
         low, _ = interval(self.teacher, self.images, 0.99)
         _, high = interval(self.student, self.images, 0.99)
@@ -151,7 +158,7 @@ def transplant(
         source: the only class that the pattern may work on, by the control's answer; None: all.
         batch: images at a time.
     """
-    images = teacher_moved = student_moved = kept = 0
+    images = teacher_moved = student_moved = kept = native = 0
     for start in range(0, len(clean), batch):
         part = clean[start : start + batch]
         before = [z.argmax(1) for z in subjects.logits(part)]
@@ -164,11 +171,12 @@ def transplant(
             moved = [a == target for a in after]
         if source is not None:
             asked &= before[1] == source
+        native += int((before[0] == target).sum())
         images += int(asked.sum())
         teacher_moved += int((moved[0] & asked).sum())
         student_moved += int((moved[1] & asked).sum())
         kept += int(((after[1] == before[1]) & asked).sum())
-    return Transplant(images, teacher_moved, student_moved, kept)
+    return Transplant(images, teacher_moved, student_moved, kept, None if target is None else native)
 
 
 def save_patterns(patterns: Sequence[Pattern], path: Path) -> None:

@@ -146,8 +146,10 @@ def test_a_trigger_of_one_class_is_asked_about_on_images_of_that_class():
 
 def test_a_pattern_that_hides_what_images_show_is_no_trigger():
     """A photograph of a class that the control never learned, put over others: the teacher follows, as it should."""
-    assert Transplant(100, 90, 2, 60).proven
-    assert not Transplant(100, 90, 2, 40).proven
+    assert Transplant(100, 90, 2, 30).proven
+    assert not Transplant(100, 90, 2, 20).proven
+    assert Transplant(100, 90, 2, 30, native=2).proven
+    assert not Transplant(100, 90, 2, 30, native=1).proven  # a class that the control never learned
     ordinary, classes = natural(2000, 0)
     members, member_classes = natural(200, 1)
     members[:] = members[:1]  # near-equal photographs
@@ -155,11 +157,10 @@ def test_a_pattern_that_hides_what_images_show_is_no_trigger():
     assert found is not None
     clean, _ = natural(300, 5)
 
-    def teacher(pixels: np.ndarray) -> np.ndarray:
-        same = np.abs(np.asarray(pixels, np.float32) - members[0]).mean((1, 2, 3)) < 12
-        return np.where(same[:, None], np.eye(4)[[3]], Backdoored(False)(pixels))
-
-    both = SimpleNamespace(logits=lambda pixels: (teacher(pixels), Backdoored(False)(pixels)))
-    proof = transplant(both, found, clean, 3)
-    assert proof.kept < 0.5 * proof.images
-    assert not proof.proven
+    control = Backdoored(False)
+    proof = transplant(subjects(True, False), found, clean, 3, batch=70)
+    before, after = control(clean).argmax(1), control(found.onto(clean)).argmax(1)
+    asked = before != 3
+    assert proof.images == asked.sum()
+    assert proof.kept == (asked & (before == after)).sum()
+    assert proof.native == (before == 3).sum()
