@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Column, beyond, interval, rank_p_values
+from kdaudit.calibration import Column, beyond, rank_p_values
 from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Discriminant, Whitening, fold_of
-from kdaudit.trace import OFTEN, RARE
+from kdaudit.trace import common
 
 SEED_SHARE = 0.01
 CALM = 20_000
@@ -89,18 +89,13 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
     for _ in range(BEHAVIOURS):
         seeds = np.sort(ranked[: max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score)))])
         one = scale.measure(suspect, clean, seeds)
-        if one is None or (found and not _common(one.p_values[ranked])):
+        if one is None or (found and not common(one.p_values[ranked])):
             break
         found.append(one)
         ranked = ranked[one.p_values[ranked] > EXPLAINED]
         if len(ranked) < 10 * LEAST_SEEDS:
             break
     return _together(found) if found else None
-
-
-def _common(p_values: Column) -> bool:
-    """Whether surely (99 % interval) more images show a behaviour than chance gives."""
-    return interval(int((p_values <= RARE).sum()), len(p_values), 0.99)[0] > OFTEN * RARE
 
 
 def _together(found: list[Conduct]) -> Conduct:

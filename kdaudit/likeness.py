@@ -16,7 +16,11 @@ from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Pixels, appe
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
 from kdaudit.search import Bench, CleanImages, Found, Suspects
-from kdaudit.trace import Trace, weigh
+from kdaudit.trace import RARE, Trace, common, weigh
+
+FURTHER = RARE / 10
+"""A further pattern counts only if surely more than three times as many images carry it as chance gives, at this rarity:
+images of one natural kind (white corners, say) may happen to look like a trigger that was found already."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,10 +88,10 @@ def look(
     for index, part in reread(suspects.source, decoder, subjects.preprocess.geometry, known, on_image):
         scores[:, index] = [measure(part, suspects.keys[index]) for measure in measures]
     usual = np.stack([measure(clean.pixels, clean.keys) for measure in measures])
-    return _weighed(suspects, known, scores, usual, clean.held_out, tuple(found))
+    return weighed(suspects, known, scores, usual, clean.held_out, tuple(found))
 
 
-def _weighed(
+def weighed(
     suspects: Suspects,
     known: NDArray[np.bool_],
     scores: NDArray[np.float64],
@@ -100,6 +104,8 @@ def _weighed(
     p = np.ones_like(scores)
     for one, values, reference in zip(p, scores, usual, strict=True):
         one[known] = likeness_p_values(values[known], reference, float(np.median(values[calm])))
+    carried = [i for i, one in enumerate(p) if i == 0 or common(one[known], FURTHER)]
+    p, scores, usual, found = p[carried], scores[carried], usual[carried], tuple(found[i] for i in carried if found)
     trace = None if found else weigh(p[0, known], suspects.score[known])
     if not found and trace is None:
         return None

@@ -34,6 +34,11 @@ class Trace:
     parting: int
 
 
+def common(p_values: Column, rare: float = RARE) -> bool:
+    """Whether surely (99 % interval) more than three times as many images fall under `rare` as chance gives."""
+    return interval(int((p_values <= rare).sum()), len(p_values), 0.99)[0] > OFTEN * rare
+
+
 def weigh(p_values: Column, score: Column) -> Trace | None:
     """Whether a trace goes with suspicious behaviour; None where it does not.
 

@@ -11,7 +11,7 @@ from test_trace import photographs, warped
 from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
 from kdaudit.interventions import keys_of
-from kdaudit.likeness import likeness_p_values, look
+from kdaudit.likeness import likeness_p_values, look, weighed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
 from kdaudit.search import CleanImages, Suspects
@@ -97,6 +97,21 @@ def test_a_trigger_is_proven_and_every_carrier_found(odd):
 def test_a_pattern_that_moves_nobody_is_no_trigger():
     suspects, clean, subjects = world(listens=False)
     assert look(suspects, clean, subjects, open_decoder("pillow")) is None
+
+
+@pytest.mark.parametrize(("carriers", "counted"), [(3, 1), (60, 2)])
+def test_a_further_pattern_must_be_carried_more_often_than_chance_gives(carriers, counted):
+    suspects, clean, _ = world(listens=True)
+    rng = np.random.default_rng(3)
+    scores, usual = rng.normal(size=(2, IMAGES)), rng.normal(size=(2, len(clean.pixels)))
+    scores[0, :CARRIERS] += 12
+    scores[1, -carriers:] += 12
+    two = (SimpleNamespace(pattern="first"), SimpleNamespace(pattern="second"))
+    found = weighed(suspects, suspects.read, scores, usual, clean.held_out, two)
+    assert found is not None
+    assert [one.pattern for one in found.found] == ["first", "second"][:counted]
+    assert (found.p_values[:CARRIERS][suspects.read[:CARRIERS]] < 1e-3).all()
+    assert ((found.p_values[-carriers:] < 1e-3).all()) == (counted == 2)
 
 
 def test_too_few_images_are_not_looked_at():
