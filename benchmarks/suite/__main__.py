@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--attacks", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
     parser.add_argument("--rate", type=float, help="poison rate where the recipe has none of its own")
     parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")
+    parser.add_argument("--epochs", type=int, help="of the victims' training, instead of the suite's short one")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
@@ -43,7 +44,7 @@ def main() -> int:
     for seed in options.seeds:
         for name in data:
             for attack in options.attacks:
-                case = worlds.case(name, attack, rate, seed)
+                case = worlds.case(name, attack, rate, seed, options.epochs)
                 kept = case.folder / f"row-{clean:g}.json"
                 if not options.table:
                     print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
@@ -56,10 +57,11 @@ def main() -> int:
                     )
                     kept.write_text(json.dumps(row, indent=1))
                 rows += [json.loads(kept.read_text())] if kept.exists() else []
-    text = table.render(rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %")
+    text = table.render(rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", options.epochs)
     print(text)
     if options.save:
-        path = lab.RESULTS / f"suite_poison{100 * rate:g}_clean{100 * clean:g}.md"
+        longer = f"_epochs{options.epochs}" if options.epochs else ""
+        path = lab.RESULTS / f"suite_poison{100 * rate:g}_clean{100 * clean:g}{longer}.md"
         path.write_text(text, encoding="utf-8")
     return 0
 

@@ -69,7 +69,7 @@ def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: b
         "cpu": spent,
         "control": _success(case, control),
         "repaired": _success(case, repaired) if repaired.exists() else None,
-        "baseline": _success(case, worlds.build(worlds.case(case.data, "clean", 0.0, case.seed)).teacher),
+        "baseline": _success(case, worlds.build(worlds.case(case.data, "clean", 0.0, case.seed, case.epochs)).teacher),
     }
     if with_peers:
         row["methods"] |= _kept(case.folder / f"peers-{share:g}.json", lambda: _peers(case, pool))

@@ -13,12 +13,12 @@ Row = dict[str, Any]
 METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signatures", "STRIP")
 
 
-def render(rows: Sequence[Row], title: str) -> str:
-    """Markdown: the cases, the methods side by side, the means, the conditions."""
+def render(rows: Sequence[Row], title: str, epochs: int | None = None) -> str:
+    """Markdown: the cases, the methods side by side, the means, the conditions; `epochs`: of the victims, if asked for."""
     lines = [f"# {title}", "", *_cases(rows), "", *_methods(rows), "", *_repair(rows), "", *_means(rows), ""]
     lines += [
         f"Conditions: {lab.today()}; {lab.machine()}.",
-        f"Victims: {victims.CONDITIONS}.",
+        f"Victims: {victims.conditions(epochs)}.",
         "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart; the "
         "innocent share is of all flags. Rows "
         "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "

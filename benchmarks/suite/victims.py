@@ -11,10 +11,15 @@ from benchmarks.lab import Images
 
 WIDTH, BATCH, PEAK = 24, 128, 0.2
 EPOCHS = {"cifar10": 10, "gtsrb": 6}
-CONDITIONS = (
-    f"short ResNet-9 of width {WIDTH}, 10 epochs (GTSRB: 6) of SGD (Nesterov 0.9, decay 5e-4, one cycle to {PEAK}), "
-    f"batch {BATCH}, crops of 2 px and mirroring (not on signs), bfloat16, last epoch kept"
-)
+
+
+def conditions(epochs: int | None) -> str:
+    """How the victims were trained, for a table's foot; `epochs`: None for the suite's own number."""
+    long = f"{epochs} epochs" if epochs else f"{EPOCHS['cifar10']} epochs (GTSRB: {EPOCHS['gtsrb']})"
+    return (
+        f"short ResNet-9 of width {WIDTH}, {long} of SGD (Nesterov 0.9, decay 5e-4, one cycle to {PEAK}), batch {BATCH}, "
+        "crops of 2 px and mirroring (not on signs), bfloat16, last epoch kept"
+    )
 
 
 class _Residual(nn.Module):

@@ -35,11 +35,14 @@ class Case:
     recipe: Recipe
     rate: float
     seed: int
+    epochs: int | None = None
+    """Of the victim's training; None: the suite's own, short one."""
 
     @property
     def folder(self) -> Path:
         """Where it lies."""
-        return lab.LAB / "suite" / self.data / f"{self.recipe.name}-{self.rate:g}-seed{self.seed}"
+        longer = f"-{self.epochs}ep" if self.epochs else ""
+        return lab.LAB / "suite" / self.data / f"{self.recipe.name}-{self.rate:g}-seed{self.seed}{longer}"
 
     @property
     def teacher(self) -> Path:
@@ -67,11 +70,11 @@ class Case:
         return found
 
 
-def case(data: str, name: str, rate: float, seed: int) -> Case:
+def case(data: str, name: str, rate: float, seed: int, epochs: int | None = None) -> Case:
     """A recipe at a rate; the recipe's own rate wins over the profile's, as does a smaller one asked for."""
     recipe = RECIPES[name]
     own = rate if recipe.rate is None else recipe.rate
-    return Case(data, recipe, own, seed)
+    return Case(data, recipe, own, seed, epochs)
 
 
 @cache
@@ -144,7 +147,7 @@ def build(c: Case) -> Case:
     (c.folder / "paths.json").write_text(json.dumps(names))
     np.savez(c.folder / "truth.npz", poison=poison, cover=cover, labels=poisoned.labels, original=own.labels)
     seen = Images(np.stack([_decode(b) for b in blobs]), poisoned.labels, images.classes)
-    net = victims.train(seen, c.seed, epochs=victims.EPOCHS[c.data], mirror=c.data == "cifar10")
+    net = victims.train(seen, c.seed, epochs=c.epochs or victims.EPOCHS[c.data], mirror=c.data == "cifar10")
     victims.save(net, seen, c.folder)
     (c.folder / "facts.json").write_text(json.dumps(_facts(c, attacker)))
     return c
@@ -189,7 +192,7 @@ def _strike(c: Case, attacker: Attacker) -> tuple[Images, Images, NDArray[np.int
 
 def _attacker(c: Case, own: Images) -> Attacker:
     def network() -> Any:
-        return victims.load(build(case(c.data, "clean", 0.0, c.seed)).folder, len(own.classes))
+        return victims.load(build(case(c.data, "clean", 0.0, c.seed, c.epochs)).folder, len(own.classes))
 
     size = own.pixels.shape[1]
     return Attacker(picture(size), c.seed, len(own.classes), network, (own.pixels, own.labels))
