@@ -14,7 +14,7 @@ METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signa
 
 
 def render(rows: Sequence[Row], title: str, epochs: int | None = None) -> str:
-    """Markdown: the cases, the methods side by side, the means, the conditions; `epochs`: of the victims, if asked for."""
+    """Markdown: the cases, the methods side by side, the means, the conditions; `epochs`: of the victims."""
     lines = [f"# {title}", "", *_cases(rows), "", *_methods(rows), "", *_repair(rows), "", *_means(rows), ""]
     lines += [
         f"Conditions: {lab.today()}; {lab.machine()}.",

@@ -17,8 +17,8 @@ def conditions(epochs: int | None) -> str:
     """How the victims were trained, for a table's foot; `epochs`: None for the suite's own number."""
     long = f"{epochs} epochs" if epochs else f"{EPOCHS['cifar10']} epochs (GTSRB: {EPOCHS['gtsrb']})"
     return (
-        f"short ResNet-9 of width {WIDTH}, {long} of SGD (Nesterov 0.9, decay 5e-4, one cycle to {PEAK}), batch {BATCH}, "
-        "crops of 2 px and mirroring (not on signs), bfloat16, last epoch kept"
+        f"short ResNet-9 of width {WIDTH}, {long} of SGD (Nesterov 0.9, decay 5e-4, one cycle to {PEAK}), "
+        f"batch {BATCH}, crops of 2 px and mirroring (not on signs), bfloat16, last epoch kept"
     )
 
 
