@@ -13,7 +13,6 @@ from kdaudit import repair as repairs
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
-from kdaudit.errors import UsageError
 from kdaudit.gate import read_baseline
 from kdaudit.progress import Watch
 from kdaudit.report import evidence, outputs
@@ -127,14 +126,10 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         The report's `repair` section.
 
     Raises:
-        UsageError: the run has no control of its own to tune.
+        UsageError: the control that the run was given has gone, or is none that can be tuned.
         RunDirectoryError: not a finished run.
     """
     report = read_document(path)
-    if report.control.made_by != "distil":
-        raise UsageError(
-            f"{path} used an existing control, whose weights it does not hold: repair needs a `kdaudit scan`"
-        )
     clock = Clock(watch)
     recipe = report.recipe
     workbench.check_writable(output)
@@ -142,13 +137,19 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
     merged = settings.model_copy(update={k: v for k, v in recipe.settings.items() if k not in TUNING_SETTINGS})
     model = Path(report.model.path)
     teacher = admit(model)
+    given_at = Path(recipe.control) if recipe.control else None
+    given = controls.check_control(given_at, teacher) if given_at else None
     run = RunDirectory(path, teacher.digest, str(model), "repair", keep_report=True)
     try:
         bench = workbench.set_up(teacher, merged)
         sets = workbench.survey_both(workbench.locate(Path(recipe.data), Path(recipe.clean)), clock)
         bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock))
         pool = controls.read_clean(bench, sets, merged, run, clock)
-        control = controls.make_control(bench, pool, merged, run, clock)
+        if given_at and given:
+            control = controls.take_control(given_at, given, bench, pool, merged)
+            control = controls.revive(control, given, bench, pool)
+        else:
+            control = controls.make_control(bench, pool, merged, run, clock)
         judged = judgement.read_judged(run)
         repaired = repairs.repair(control, judged, sets, bench, merged, run, clock, output)
         return repair_section(repaired)

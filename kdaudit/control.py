@@ -4,14 +4,15 @@ Stages 2, 4 and 5 with their files: what `audit` calls between the survey and th
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdaudit.admission import Teacher
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.digest import joint_digest
-from kdaudit.distillation import DistillationPlan, Distilled, distil
+from kdaudit.distillation import DistillationPlan, Distilled, distil, ignores_mirroring, size_student
 from kdaudit.errors import Inconclusive, UsageError
 from kdaudit.export import control_signature, export_student
 from kdaudit.machine import cores
@@ -21,8 +22,27 @@ from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench
 
+if TYPE_CHECKING:
+    from torch import nn
+
 NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
 """Metadata of a control that are whole numbers."""
+
+REVIVED_ON = 512
+"""Clean images, at most, that show a given control's network what its norms meet."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trainable:
+    """A control's network, to go on from.
+
+    Attributes:
+        network: x/255 float32 [B, C, H, W] -> logits [B, K]; evaluation mode, on the CPU.
+        flip: whether mirrored views are harmless.
+    """
+
+    network: "nn.Module"
+    flip: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +57,7 @@ class Control:
         parity: largest difference between torch and onnxruntime; None for a control that was given.
         parts: what of the pool it was distilled on, and what is left to calibrate on.
         distilled: how it was made; None for a control that was given.
+        trainable: its network; None for a control that was given and not revived.
     """
 
     session: Session
@@ -46,6 +67,7 @@ class Control:
     parity: float | None
     parts: Split
     distilled: Distilled | None
+    trainable: Trainable | None = None
 
     @property
     def fidelity(self) -> float:
@@ -134,7 +156,8 @@ def make_control(
     data = path.read_bytes()
     session = open_session(data, control_signature(bench.signature), provider=settings.provider)
     digest = hashlib.sha256(data).hexdigest()
-    return Control(session, digest, distilled.agreed, distilled.validated, parity, parts, distilled)
+    trainable = Trainable(distilled.network, distilled.views.flip)
+    return Control(session, digest, distilled.agreed, distilled.validated, parity, parts, distilled, trainable)
 
 
 def check_control(path: Path, teacher: Teacher) -> Teacher:
@@ -191,6 +214,33 @@ def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, setti
     parts = split(pool, int(found["kdaudit.seed"]))
     agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])
     return Control(session, given.digest, agreed, validated, None, parts, None)
+
+
+def revive(control: Control, given: Teacher, bench: Workbench, pool: Pool) -> Control:
+    """A control that was given, with its network, to be tuned.
+
+    Args:
+        control: from `take_control`.
+        given: from `check_control`.
+        bench: the teacher, its preprocessing found.
+        pool: the clean pool.
+
+    Raises:
+        UsageError: the file holds none of the networks that `kdaudit distill` makes for such a teacher.
+    """
+    from kdaudit.revival import revived
+
+    images = pool.pixels[control.parts.distillation[:REVIVED_ON]]
+    logits = control.session.logits(bench.preprocess.apply(images))
+    # Large images get another network where there is a GPU, and the file may come from such a machine.
+    specs = [size_student(images, bench.signature.classes, device) for device in ("cpu", "cuda")]
+    try:
+        network = revived(given.model, specs[0], images, logits)
+    except UsageError:
+        if specs[0].architecture == specs[1].architecture:
+            raise
+        network = revived(given.model, specs[1], images, logits)
+    return replace(control, trainable=Trainable(network, ignores_mirroring(bench.session, bench.preprocess, images)))
 
 
 def demand_sound(control: Control) -> None:

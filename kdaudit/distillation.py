@@ -115,7 +115,7 @@ def distil(
 
     spec = spec or size_student(images, session.signature.classes, plan.device)
     views = ViewRecipe(
-        flip=_teacher_ignores_mirroring(session, preprocess, images),
+        flip=ignores_mirroring(session, preprocess, images),
         zoom=zoom_for(*images.shape[1:3]),
     )
     network = build(spec, plan.seed)
@@ -243,7 +243,8 @@ def _steps_for(
     return max(50, int(plan.budget_s / (timed(probe) / probe)))
 
 
-def _teacher_ignores_mirroring(session: Session, preprocess: Preprocess, images: NDArray[np.uint8]) -> bool:
+def ignores_mirroring(session: Session, preprocess: Preprocess, images: NDArray[np.uint8]) -> bool:
+    """Whether the teacher gives mirrored images the same answers; asked about 200 of them, uint8 [n, H, W, C]."""
     some = images[:200]
     plain, mirrored = _top1(session, preprocess, some), _top1(session, preprocess, some[:, :, ::-1])
     return bool((plain == mirrored).mean() >= FLIP_AGREEMENT)

@@ -19,7 +19,7 @@ from kdaudit.search import Bench, CleanImages, Found, Suspects
 from kdaudit.trace import RARE, Trace, common, weigh
 
 FURTHER = RARE / 10
-"""A further pattern counts only if surely more than three times as many images carry it as chance gives, at this rarity:
+"""A further pattern counts only if surely more than three times as many images carry it as chance gives, this rare:
 images of one natural kind (white corners, say) may happen to look like a trigger that was found already."""
 
 

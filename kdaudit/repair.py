@@ -45,11 +45,11 @@ def repair(
     output: Path | None = None,
 ) -> Repaired:
     """Tune the control on the kept images and export it with the teacher's own input and output."""
-    assert control.distilled is not None
+    assert control.trainable is not None
     assert sets.suspect is not None
     run.mark("repair")
     path = output or run.file("repaired.onnx")
-    network, tuned = control.distilled.network, None
+    network, tuned = control.trainable.network, None
     left_out = judged.flags.flag | judged.flags.doubtful
     keep = judged.columns.read & ~left_out & (judged.labels >= 0)
     kept = _kept(judged, keep, sets, bench, run, clock)
@@ -60,7 +60,7 @@ def repair(
                 kept,
                 epochs=settings.repair_epochs,
                 seed=settings.seed,
-                flip=control.distilled.views.flip,
+                flip=control.trainable.flip,
                 patterns=judged.patterns,
                 device=bench.device,
                 threads=training_threads(bench),

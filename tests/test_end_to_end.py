@@ -253,6 +253,14 @@ def test_a_control_distilled_alone_serves_compare_and_the_same_seed_gives_the_sa
     assert report["machine"]["student_confinement"] == report["machine"]["confinement"] != "none"
     assert scanned.report["machine"]["student_confinement"] == "none"  # kdaudit's own
     assert report["control"]["fidelity"] == scanned.report["control"]["fidelity"]
+    # The control's file holds what repair goes on from.
+    finished(kdaudit_command("repair", run, "-o", tmp_path / "clean.onnx"), 0)
+    drops_in_for(model, tmp_path / "clean.onnx")
+    control.unlink()
+    done = kdaudit_command("repair", run, "-o", tmp_path / "again.onnx")
+    finished(done, 2)
+    assert str(control) in done.stderr
+    assert not (tmp_path / "again.onnx").exists()
 
 
 def test_a_control_for_another_preprocessing_is_refused_with_the_way_on(scanned, tmp_path):
@@ -263,15 +271,6 @@ def test_a_control_for_another_preprocessing_is_refused_with_the_way_on(scanned,
     finished(done, 2)
     assert done.stderr.count("\n") == 1
     assert f"--preprocess {scanned.report['preprocessing']['recipe']}" in done.stderr
-
-
-def test_a_repair_needs_a_control_of_the_runs_own(scanned, tmp_path):
-    run = copied(scanned.run, tmp_path / "run")
-    report = scanned.report | {"control": scanned.report["control"] | {"made_by": "given"}}
-    (run / "report.json").write_text(json.dumps(report))
-    done = kdaudit_command("repair", run, "-o", tmp_path / "clean.onnx")
-    finished(done, 2)
-    assert "kdaudit scan" in done.stderr
 
 
 def test_the_score_rule_finds_the_backdoor(scanned, tmp_path):

@@ -1,0 +1,122 @@
+"""A control's file back as a network that can be trained: `kdaudit repair` after a comparison with a given control.
+
+The file holds the weights under their own names, with every batch norm folded into the convolution before it. A fresh
+network of the architecture that such a teacher gets is filled with them, and its norms are set, layer by layer, to what
+clean images do there: it answers as the file does, and goes on learning from where the distillation ended.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdaudit.student import StudentSpec
+
+PREFIX = "network."
+"""What `kdaudit.export` puts before a weight's name."""
+
+AGREE = 1e-2
+"""How far the network's logits may lie from the file's, relative to their spread; rounding gives 1e-5."""
+
+
+def revived(model: bytes, spec: "StudentSpec", pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> "nn.Module":
+    """The network in a control's file.
+
+    Args:
+        model: the admitted file.
+        spec: what a control of this teacher looks like; mean and spread are taken from the file.
+        pixels: clean images in the control's geometry, uint8 [n, H, W, C], some hundred.
+        logits: what the file answers to these, float32 [n, K].
+
+    Returns:
+        x/255 float32 [B, C, H, W] -> logits [B, K]; evaluation mode, on the CPU.
+
+    Raises:
+        UsageError: the file holds another architecture, or its network does not answer as the file does.
+    """
+    import torch
+
+    from kdaudit.student import build
+    from kdaudit.views import to_planes
+
+    weights = _weights(model)
+    network = build(spec, seed=0)
+    norms = _filled(network, weights)
+    x = to_planes(pixels)
+    hooks = [norm.register_forward_pre_hook(_adapt) for norm in norms]
+    with torch.inference_mode():
+        network.eval()(x)
+        for hook in hooks:
+            hook.remove()
+        answered = network(x).numpy()
+    if not np.abs(answered - logits).max() <= AGREE * float(np.ptp(logits)):
+        raise UsageError("the control's file does not hold the network that answers: distil a control anew")
+    return network
+
+
+def _weights(model: bytes) -> dict[str, NDArray[np.float32]]:
+    """Initializers by the names that they have in the network."""
+    import onnx
+
+    graph = onnx.load_from_string(model).graph
+    return {
+        one.name.removeprefix(PREFIX): onnx.numpy_helper.to_array(one)
+        for one in graph.initializer
+        if one.name.startswith(PREFIX) and one.data_type == onnx.TensorProto.FLOAT
+    }
+
+
+def _filled(network: "nn.Module", weights: dict[str, NDArray[np.float32]]) -> list[Any]:
+    """Put the weights where they belong; the norms, in the order in which images meet them, still hold a bias only."""
+    import torch
+    from torch import nn
+
+    norms: list[nn.Module] = []
+    filled = set()
+    previous: tuple[str, nn.Module] | None = None
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+            if isinstance(module, nn.BatchNorm2d):
+                assert previous is not None
+                _take(module.bias, weights, f"{previous[0]}.weight_bias")
+                filled.add(f"{previous[0]}.weight_bias")
+                norms.append(module)
+                continue
+            for key, tensor in own.items():
+                full = f"{name}.{key}" if name else key
+                _take(tensor, weights, full)
+                filled.add(full)
+            if isinstance(module, nn.Conv2d):
+                previous = (name, module)
+    if set(weights) - filled:
+        raise _foreign(sorted(set(weights) - filled)[0])
+    return norms
+
+
+def _take(tensor: "Tensor", weights: dict[str, NDArray[np.float32]], name: str) -> None:
+    import torch
+
+    found = weights.get(name)
+    if found is None or found.shape != tuple(tensor.shape):
+        raise _foreign(name)
+    tensor.copy_(torch.from_numpy(found.copy()))
+
+
+def _foreign(name: str) -> UsageError:
+    return UsageError(f"the control's file is of another architecture ({name} does not fit): distil a control anew")
+
+
+def _adapt(norm: Any, inputs: "tuple[Tensor]") -> None:
+    """Set a norm, before images meet it, such that it adds its bias and no more: its input's own mean and variance."""
+    (z,) = inputs
+    mean, variance = z.mean((0, 2, 3)), z.var((0, 2, 3), unbiased=False)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.data.copy_((variance + norm.eps).sqrt())
+    norm.bias.data.add_(mean)
