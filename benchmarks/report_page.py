@@ -27,8 +27,9 @@ from kdaudit.gate import candidates_section
 from kdaudit.report import outputs
 from kdaudit.report.build import rate_of
 from kdaudit.report.candidates import Candidates, cluster_sections, group_of
-from kdaudit.report.document import Document, GatheringRow, read_document
+from kdaudit.report.document import Document, read_document
 from kdaudit.report.gallery import draw_gallery
+from kdaudit.report.results import GatheringRow
 from kdaudit.sample import Geometry, Record, Source
 from kdaudit.source import open_source
 

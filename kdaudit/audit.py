@@ -18,7 +18,8 @@ from kdaudit.progress import Watch
 from kdaudit.report import evidence, outputs
 from kdaudit.report.build import build_document, repair_section
 from kdaudit.report.checks import conclude
-from kdaudit.report.document import Document, RepairSection, read_document
+from kdaudit.report.document import Document, read_document
+from kdaudit.report.results import RepairSection
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
 

@@ -13,15 +13,9 @@ from datetime import date
 from pathlib import Path
 
 from kdaudit.errors import Exit, RunDirectoryError, UsageError
-from kdaudit.report.document import (
-    CandidatesSection,
-    Document,
-    FindingRow,
-    GateResult,
-    GateSection,
-    Suppression,
-    parse_document,
-)
+from kdaudit.report.document import Document, parse_document
+from kdaudit.report.results import CandidatesSection
+from kdaudit.report.sections import FindingRow, GateResult, GateSection, Suppression
 from kdaudit.settings import Ignore, Settings
 from kdaudit.verdict import SEVERITIES
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from kdaudit.gate import candidates_section, fingerprint
 from kdaudit.report.candidates import rate_of
-from kdaudit.report.document import Document, Rate
+from kdaudit.report.document import Document
+from kdaudit.report.sections import Rate
 
 
 def rate(hits: int, of: int) -> Rate:

@@ -15,7 +15,8 @@ from kdaudit.errors import Exit, UsageError
 from kdaudit.gate import MAX_DIGESTS, Baseline, apply, candidates_section, fingerprinted, read_baseline
 from kdaudit.report.checks import conclude
 from kdaudit.report.diff import compare_reports, render_difference
-from kdaudit.report.document import Document, FindingRow
+from kdaudit.report.document import Document
+from kdaudit.report.sections import FindingRow
 from kdaudit.settings import Settings, load_settings
 
 TODAY = date(2026, 6, 1)

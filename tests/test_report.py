@@ -149,7 +149,7 @@ def test_percent_shows_the_interval_and_the_counts():
 
 
 def test_a_repair_without_labels_says_so():
-    from kdaudit.report.document import RepairSection
+    from kdaudit.report.results import RepairSection
 
     empty = {
         "tuned": False,

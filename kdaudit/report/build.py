@@ -19,22 +19,18 @@ from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests
 from kdaudit.repair import Repaired
 from kdaudit.report.candidates import Evidence, rate_of
-from kdaudit.report.document import (
+from kdaudit.report.document import Document
+from kdaudit.report.results import GatheringRow, JudgementSection, LabelRow, RepairSection, ValidityRow
+from kdaudit.report.sections import (
     ControlSection,
     CoverageSection,
-    Document,
     FindingRow,
-    GatheringRow,
-    JudgementSection,
-    LabelRow,
     MachineSection,
     ModelSection,
     PaceSection,
     PreprocessSection,
     RecipeSection,
-    RepairSection,
     SetSection,
-    ValidityRow,
 )
 from kdaudit.sample import Source
 from kdaudit.settings import Settings

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import interval
-from kdaudit.report.document import AnswerCount, ClusterSection, PlotsSection, Rate, ReasonRow, UnreadRow
+from kdaudit.report.results import AnswerCount, ClusterSection, PlotsSection
+from kdaudit.report.sections import Rate, ReasonRow, UnreadRow
 from kdaudit.search import Found
 from kdaudit.verdict import MIN_GATHERED
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from kdaudit.report.document import PlotsSection
+from kdaudit.report.results import PlotsSection
 
 Scale = Callable[[float], float]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from kdaudit.admission import FINDINGS
 from kdaudit.gate import Baseline, apply
-from kdaudit.report.document import CheckRow, CheckState, Document, FindingRow
+from kdaudit.report.document import Document
+from kdaudit.report.sections import CheckRow, CheckState, FindingRow
 from kdaudit.settings import Settings
 from kdaudit.verdict import BEHAVIOUR, SEVERITIES
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from kdaudit.errors import RunDirectoryError
 from kdaudit.gate import flagged_digests
-from kdaudit.report.document import Document, FindingRow, Rate
+from kdaudit.report.document import Document
 from kdaudit.report.escape import printable
+from kdaudit.report.sections import FindingRow, Rate
 
 MAX_LISTED = 20
 

@@ -17,8 +17,8 @@ from kdaudit.digest import write_bytes
 from kdaudit.errors import RunDirectoryError
 from kdaudit.progress import Advance
 from kdaudit.report.candidates import Candidates
-from kdaudit.report.document import ClusterSection
 from kdaudit.report.pictures import Likeness, Pictures, encode
+from kdaudit.report.results import ClusterSection
 from kdaudit.rereading import decode_chosen
 from kdaudit.sample import Decoder, Geometry, Source
 

@@ -2,8 +2,9 @@
 
 from xml.etree import ElementTree as ET
 
-from kdaudit.report.document import CheckRow, Document
+from kdaudit.report.document import Document
 from kdaudit.report.escape import printable
+from kdaudit.report.sections import CheckRow
 
 
 def render_junit(document: Document) -> str:

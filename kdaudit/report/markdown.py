@@ -1,9 +1,10 @@
 """Markdown for a job summary, and GitHub's annotations."""
 
 from kdaudit.report.advice import next_steps
-from kdaudit.report.document import Document, Rate
+from kdaudit.report.document import Document
 from kdaudit.report.escape import markdown_code, markdown_text, relative_uri, workflow_property, workflow_text
 from kdaudit.report.rules import rules
+from kdaudit.report.sections import Rate
 
 MAX_ROWS = 10
 MAX_ANNOTATIONS = 10

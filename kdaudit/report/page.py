@@ -14,10 +14,12 @@ from typing import Any
 from kdaudit.report import charts
 from kdaudit.report.advice import next_steps
 from kdaudit.report.candidates import answer_name
-from kdaudit.report.document import ClusterSection, Document, Rate
+from kdaudit.report.document import Document
 from kdaudit.report.escape import printable
 from kdaudit.report.gallery import Gallery
+from kdaudit.report.results import ClusterSection
 from kdaudit.report.rules import rules
+from kdaudit.report.sections import Rate
 
 MAX_TABLE = 200
 """Rows of a table on the page; report.json has all of them."""

@@ -4,9 +4,11 @@ import hashlib
 import json
 from typing import Any
 
-from kdaudit.report.document import ClusterSection, Document, FindingRow
+from kdaudit.report.document import Document
 from kdaudit.report.escape import printable, relative_uri
+from kdaudit.report.results import ClusterSection
 from kdaudit.report.rules import SECURITY_SEVERITY, Rule, rules
+from kdaudit.report.sections import FindingRow
 from kdaudit.verdict import SEVERITIES
 from kdaudit.version import __version__
 

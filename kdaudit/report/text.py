@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdaudit.report.advice import next_steps
-from kdaudit.report.document import Document, FindingRow, GatheringRow, Rate, RepairSection
+from kdaudit.report.document import Document
 from kdaudit.report.escape import printable
+from kdaudit.report.results import GatheringRow, RepairSection
+from kdaudit.report.sections import FindingRow, Rate
 
 WIDEST, NARROWEST = 110, 40
 MAX_REASONS, MAX_CLASSES = 3, 5
