@@ -6,7 +6,6 @@ Stages 2, 4 and 5 with their files: what `audit` calls between the survey and th
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdaudit.admission import Teacher
 from kdaudit.admission.confined import admit_confined as admit
@@ -17,32 +16,17 @@ from kdaudit.errors import Inconclusive, UsageError
 from kdaudit.export import control_signature, export_student
 from kdaudit.machine import cores
 from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
+from kdaudit.revival import Trainable, revived
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench
-
-if TYPE_CHECKING:
-    from torch import nn
 
 NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
 """Metadata of a control that are whole numbers."""
 
 REVIVED_ON = 512
 """Clean images, at most, that show a given control's network what its norms meet."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trainable:
-    """A control's network, to go on from.
-
-    Attributes:
-        network: x/255 float32 [B, C, H, W] -> logits [B, K]; evaluation mode, on the CPU.
-        flip: whether mirrored views are harmless.
-    """
-
-    network: "nn.Module"
-    flip: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,8 +212,6 @@ def revive(control: Control, given: Teacher, bench: Workbench, pool: Pool) -> Co
     Raises:
         UsageError: the file holds none of the networks that `kdaudit distill` makes for such a teacher.
     """
-    from kdaudit.revival import revived
-
     images = pool.pixels[control.parts.distillation[:REVIVED_ON]]
     logits = control.session.logits(bench.preprocess.apply(images))
     # Large images get another network where there is a GPU, and the file may come from such a machine.

@@ -14,6 +14,7 @@ from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of
 from kdaudit.interventions import keys_of
+from kdaudit.labelling import label_doubts
 from kdaudit.likeness import Likeness, look
 from kdaudit.pool import Pool
 from kdaudit.quarantine import Manifests, write_manifests
@@ -84,7 +85,7 @@ def judge_rows(
 ) -> Judged:
     """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     column = {"divergence": "divergence", "score": "gap", "argmax": "divergence"}[settings.rule]
-    found = rows.columns(column, "teacher_top1", "student_top1", "student_confidence", "label")
+    found = rows.columns(column, "teacher_top1", "student_top1", "teacher_confidence", "student_confidence", "label")
     score = found[column].astype(np.float64)
     groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
     columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
@@ -104,6 +105,9 @@ def judge_rows(
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
         looks = _looks(columns.read, behaves, likeness)
         flags = flag(columns, clean, settings.rule, settings.fdr, looks)
+        plain, labels = columns.read & ~flags.flag, _whole(found["label"])
+        sure = np.minimum(found["teacher_confidence"], found["student_confidence"])
+        order = bench.fitted.class_order if bench.fitted else None
         verdict = judge(
             columns,
             flags,
@@ -114,16 +118,16 @@ def judge_rows(
             bench.signature.class_names,
             likeness.found if likeness else (),
             likeness.trace if likeness else None,
+            label_doubts(labels[plain], order, groups[plain], other[plain], sure[plain]),
         )
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)
     reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks))
-    plain = columns.read & ~flags.flag
     validity = assumptions(
         Seen(found["student_confidence"][plain].astype(np.float64), other[plain]),
         Seen(calibration.student_confidence, calibration.student_top1),
     )
-    return Judged(columns, _whole(found["label"]), flags, verdict, likeness, reasons, patterns, validity)
+    return Judged(columns, labels, flags, verdict, likeness, reasons, patterns, validity)
 
 
 def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness | None) -> list[SecondLook]:

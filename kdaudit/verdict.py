@@ -1,103 +1,22 @@
-"""Stage 7, by model: what the flags say about it.
+"""Stage 7, by model: the verdict.
 
 `judge` takes columns, never files or models. docs/verdict.md has the table that `_conclude` follows.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kdaudit.admission import Finding
-from kdaudit.calibration import interval, smallest_visible_rate
 from kdaudit.comparison import Comparison
 from kdaudit.flagging import Columns, Flags, score_of
-from kdaudit.multiplicity import PRICE
+from kdaudit.labelling import LabelDoubts
 from kdaudit.search import Found
-from kdaudit.settings import Rule, Settings
+from kdaudit.settings import Settings
+from kdaudit.signs import Evidence, behaviour, evidence_of
 from kdaudit.trace import Trace
 
 State = Literal["PASSED", "FAILED", "INCONCLUSIVE"]
 SEVERITIES = ("low", "medium", "high", "critical")
-
-BEHAVIOUR: dict[str, str] = {
-    "KDA201": "flagged images gather at one answer of the model",
-    "KDA202": "more of the images are flagged than chance and drift explain",
-    "KDA203": "a few images stand out and do not gather",
-    "KDA204": "the model gives answers that are no numbers",
-    "KDA205": "the model and its control part more on these images than on clean ones",
-    "KDA206": "many images stand out beyond what can be counted, and do not gather",
-    "KDA207": "a pattern that images share moves the model and not its control",
-    "KDA208": "images that share a trace are those on which model and control part",
-    "KDA209": "suspicious images have an answer that no clean image gets",
-}
-"""Rule ids of behavioural findings and short titles."""
-
-MIN_GATHERED = 5
-"""Fewer flagged images at one answer are listed, but carry no verdict about the model."""
-
-DRIFT = 0.005
-"""Share of flags that the teacher's memory of its own training images may explain; clean CIFAR-10 showed 0.26 %."""
-
-SCATTER = 0.001
-"""Share of scattered flags beyond what can be counted that a clean delivery may have; MNIST's had none of 50,000."""
-
-EXCESS = 0.03
-"""Share of images beyond the expected tenth in the upper tenth of the clean scores that goes without a finding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gathering:
-    """Flagged images with one and the same answer of the teacher.
-
-    Attributes:
-        answer: model output index.
-        flagged: flagged images with this answer.
-        images: images with this answer.
-        share_of_flags: flagged / all flags.
-    """
-
-    answer: int
-    flagged: int
-    images: int
-    share_of_flags: float
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Numbers behind the verdict.
-
-    Attributes:
-        scanned: images compared.
-        flagged: poison candidates.
-        extrapolated: candidates whose p-value is extrapolated.
-        flagged_interval: exact 95 % interval of flagged / scanned.
-        calibration: number of calibration images.
-        visible_rate: smallest poison rate that these can show by counting alone.
-        gatherings: by answer, most flags first, 20 at most.
-        disagreement: share of scanned images on which the control gives another answer.
-        disagreement_clean: the same on the calibration images.
-        excess: share of scanned images above the calibration scores' 90 % point, minus 10 %.
-        triggers: patterns that were put onto clean images and proven.
-        trace: what images share where no pattern was proven.
-        unjudged: suspicious images whose answer clean images do not get.
-    """
-
-    scanned: int
-    flagged: int
-    extrapolated: int
-    flagged_interval: tuple[float, float]
-    calibration: int
-    visible_rate: float
-    gatherings: tuple[Gathering, ...]
-    disagreement: float
-    disagreement_clean: float
-    excess: float
-    triggers: tuple[Found, ...] = ()
-    trace: Trace | None = None
-    unjudged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +46,7 @@ def judge(
     names: tuple[str, ...] | None = None,
     triggers: tuple[Found, ...] = (),
     trace: Trace | None = None,
+    labels: LabelDoubts = LabelDoubts(),  # noqa: B008  frozen
 ) -> Verdict:
     """The model-level call.
 
@@ -140,152 +60,17 @@ def judge(
         names: the model's class names, for the sentences.
         triggers: patterns that the second look has proven.
         trace: what images share where it has proven none.
+        labels: what both networks say to the labels.
     """
     clean_score = score_of(calibration, settings.rule)
-    evidence = _evidence(suspect, flags, calibration, clean_score, settings.fdr)
-    evidence = replace(evidence, triggers=triggers, trace=trace, unjudged=int(flags.unjudged.sum()))
+    evidence = evidence_of(suspect, flags, calibration, clean_score, settings.fdr)
+    evidence = replace(evidence, triggers=triggers, trace=trace, unjudged=int(flags.unjudged.sum()), labels=labels)
     findings = sorted(
-        (*static, *_behaviour(evidence, suspect, settings.rule, names)),
+        (*static, *behaviour(evidence, suspect, settings.rule, names)),
         key=lambda f: -SEVERITIES.index(f.severity),
     )
     state, why = _conclude(tuple(findings), evidence, len(suspect.read), fidelity, settings)
     return Verdict(state, why, tuple(findings), evidence)
-
-
-def _evidence(
-    suspect: Columns, flags: Flags, calibration: Comparison, clean_score: NDArray[np.float64], fdr: float
-) -> Evidence:
-    read, flagged = suspect.read, flags.flag
-    scanned, total = int(read.sum()), int(flagged.sum())
-    answers, counts = np.unique(suspect.groups[flagged], return_counts=True)
-    most = np.argsort(-counts, kind="stable")[:20]
-    gatherings = tuple(
-        Gathering(int(answers[i]), int(counts[i]), int((suspect.groups == answers[i]).sum()), counts[i] / total)
-        for i in most
-    )
-    q90 = np.quantile(clean_score, 0.9, method="higher")  # one of the scores: infinite ones cannot be averaged
-    return Evidence(
-        scanned=scanned,
-        flagged=total,
-        extrapolated=int((flags.extrapolated & flagged).sum()),
-        flagged_interval=interval(total, scanned),
-        calibration=len(calibration),
-        visible_rate=min(1.0, PRICE * smallest_visible_rate(len(calibration), fdr)),
-        gatherings=gatherings,
-        disagreement=float(suspect.disagrees[read].mean()) if scanned else 0.0,
-        disagreement_clean=float((calibration.teacher_top1 != calibration.student_top1).mean()),
-        excess=float((suspect.score[read] > q90).mean() - (clean_score > q90).mean()) if scanned else 0.0,
-    )
-
-
-def _behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str, ...] | None) -> list[Finding]:
-    found = []
-    strange = int(np.isposinf(suspect.score[suspect.read]).sum())
-    if strange:
-        found.append(Finding("KDA204", "high", f"the model answers {strange:,} images with values that are no numbers"))
-    found += [_trigger_finding(one, names) for one in evidence.triggers]
-    found += [_trace_finding(evidence.trace)] if evidence.trace else []
-    if interval(evidence.unjudged, evidence.scanned)[0] > SCATTER:
-        found.append(
-            Finding(
-                "KDA209",
-                "medium",
-                f"{evidence.unjudged:,} suspicious images have an answer that no clean image gets: a class that the "
-                "clean pool lacks, or the target of a backdoor; give clean images of every class",
-            )
-        )
-    gathered = bool(evidence.triggers)  # flags that share a proven pattern are no scatter, whatever their answers
-    for g in evidence.gatherings:
-        if _gathers(g, evidence, rule):
-            gathered = True
-            name = f" ({names[g.answer]})" if names and 0 <= g.answer < len(names) else ""
-            found.append(
-                Finding(
-                    "KDA201",
-                    "critical",
-                    f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the "
-                    "model where the control sees something else: the pattern of a backdoor with this target class",
-                    f"answer {g.answer}",
-                )
-            )
-    counted = evidence.flagged if rule == "argmax" else evidence.flagged - evidence.extrapolated
-    low, _ = interval(counted, evidence.scanned)
-    allowed = DRIFT + (evidence.disagreement_clean if rule == "argmax" else 0.0)
-    # Under argmax the clean images' own rate of disagreement is what innocents look like.
-    if low > (1.5 * allowed if rule == "argmax" else allowed):
-        found.append(
-            Finding(
-                "KDA202",
-                "critical",
-                f"{evidence.flagged:,} of {evidence.scanned:,} images are poison candidates",
-            )
-        )
-    elif not gathered and interval(evidence.extrapolated, evidence.scanned)[0] > SCATTER:
-        found.append(
-            Finding(
-                "KDA206",
-                "medium",
-                f"{evidence.flagged:,} images stand out beyond what {evidence.calibration:,} calibration images can "
-                "count, and do not gather: mislabelled images, or poison with many targets; more clean images tell",
-            )
-        )
-    elif evidence.flagged and not gathered and rule != "argmax":
-        found.append(
-            Finding(
-                "KDA203",
-                "low",
-                f"{evidence.flagged:,} images stand out without gathering: odd pictures, wrong labels, "
-                "or very little poison",
-            )
-        )
-    if evidence.excess > EXCESS + 2 * _noise(evidence) and not gathered:
-        found.append(
-            Finding(
-                "KDA205",
-                "medium",
-                f"{evidence.excess:.1%} more of the images than of clean ones lie in the upper tenth of the scores",
-            )
-        )
-    return found
-
-
-def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
-    proof = one.proof
-    if one.target is None:
-        where = "to other answers"
-    else:
-        where = f"to the answer {one.target}" + (f" ({names[one.target]})" if names else "")
-    return Finding(
-        "KDA207",
-        "critical",
-        f"a {one.pattern.kind} recovered from {one.pattern.members:,} images, put onto clean images, moves "
-        f"{proof.teacher:,} of {proof.images:,} {where} in the model and {proof.student:,} in the control: a trigger",
-    )
-
-
-def _trace_finding(trace: Trace) -> Finding:
-    return Finding(
-        "KDA208",
-        "medium",
-        f"{trace.carriers:,} images share where they are sharp and where soft, as after a warp or a dither, and "
-        f"{trace.parting:,} of them are among the tenth on which model and control part most",
-    )
-
-
-def _noise(evidence: Evidence) -> float:
-    """Standard error of the excess: a tenth of the calibration images lies in their upper tenth only about."""
-    return math.sqrt(0.09 * (1 / max(1, evidence.calibration) + 1 / max(1, evidence.scanned)))
-
-
-def _gathers(g: Gathering, evidence: Evidence, rule: Rule) -> bool:
-    """Whether the flags at one answer are a pattern and not a scatter."""
-    if g.answer < 0 or g.flagged < MIN_GATHERED:
-        return False
-    if rule != "argmax":
-        return g.share_of_flags >= 0.5
-    # Argmax flags innocents by the hundred: they scatter over the answers as clean disagreements do.
-    expected = 1.5 * evidence.disagreement_clean + 0.01
-    return interval(g.flagged, g.images, 0.999)[0] > expected and g.share_of_flags >= 0.5
 
 
 def _conclude(

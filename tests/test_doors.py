@@ -18,11 +18,13 @@ COMMANDS = (
     "completion",
 )  # fmt: skip
 
-NETWORKS = {"student.py", "training.py", "export.py", "distillation.py", "tuning.py", "views.py", "kernels/"}
+NETWORKS = {
+    "student.py", "training.py", "export.py", "revival.py", "distillation.py", "tuning.py", "views.py", "kernels/",
+}  # fmt: skip
 
 DOORS: dict[str, set[str]] = {
     "onnxruntime": {"runtime.py"},
-    "onnx": {"admission/", "export.py"},
+    "onnx": {"admission/", "export.py", "revival.py"},
     "onnxscript": set(),  # torch.onnx loads it itself
     "google": {"admission/"},  # protobuf, for its DecodeError
     "nvidia": {"decoder/dali.py"},
@@ -41,7 +43,7 @@ DOORS: dict[str, set[str]] = {
         "validity.py",
         "fitting/alignment.py",
     },
-    "pydantic": {"settings.py", "report/document.py", "admission/"},
+    "pydantic": {"settings.py", "report/document.py", "report/sections.py", "admission/"},
     "pydantic_settings": {"settings.py"},
     "jinja2": {"report/page.py"},
     "markupsafe": {"report/page.py"},

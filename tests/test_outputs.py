@@ -25,7 +25,7 @@ from kdaudit.report.page import embedded, render_html
 from kdaudit.report.rules import _TEXTS, PAGE, SECURITY_SEVERITY, rules
 from kdaudit.report.schema import document_schema, settings_schema, shipped_schema
 from kdaudit.settings import Settings
-from kdaudit.verdict import BEHAVIOUR
+from kdaudit.signs import BEHAVIOUR
 
 TODAY = date(2026, 1, 1)
 
@@ -305,9 +305,9 @@ def test_every_rule_says_what_it_means_and_what_to_do():
 
 
 def test_every_finding_has_its_techniques_of_atlas():
-    """Refusals have none: nothing is said about such a model. Answers that are no numbers (KDA204) fit none."""
+    """Refusals have none: nothing is said about such a model. No numbers (KDA204) and wrong labels (KDA210) fit none."""
     without = {rule.id for rule in rules().values() if not any(re.fullmatch(r"AML\.T[\d.]+", tag) for tag in rule.tags)}
-    assert without == REFUSALS.keys() | {"KDA204"}
+    assert without == REFUSALS.keys() | {"KDA204", "KDA210"}
 
 
 def test_the_page_counts_the_images_that_get_the_answer_and_not_the_whole_group():

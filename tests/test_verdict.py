@@ -11,11 +11,13 @@ from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.comparison import Comparison
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
+from kdaudit.labelling import LabelDoubts, label_doubts
 from kdaudit.search import Found
 from kdaudit.settings import Settings
+from kdaudit.signs import BEHAVIOUR
 from kdaudit.trace import Trace
 from kdaudit.trigger import Pattern, Transplant
-from kdaudit.verdict import BEHAVIOUR, Verdict, judge
+from kdaudit.verdict import Verdict, judge
 
 K = 10
 NAMES = ("plane", "car", "bird", "ship", "deer", "dog", "frog", "horse", "cat", "truck")
@@ -54,6 +56,7 @@ class Case:
     images: int = 10_000
     trace: Trace | None = None
     unjudged: int = 0
+    doubted: int = 0
     triggers: tuple[Found, ...] = ()
 
     def judged(self) -> Verdict:
@@ -80,6 +83,7 @@ class Case:
         return judge(
             Columns(read, groups, disagrees, score), result, calibration_of(np.linspace(0, 0.5, self.calibration)),
             self.static, self.fidelity, Settings(**self.settings), NAMES, self.triggers, self.trace,
+            LabelDoubts(self.doubted, 10_000),
         )  # fmt: skip
 
 
@@ -117,6 +121,8 @@ TABLE = {
     ),
     "unknown-answer": (Case(unjudged=40), "INCONCLUSIVE", {"KDA209"}, "40 suspicious images have an answer"),
     "few-of-an-unknown-answer": (Case(unjudged=8), "PASSED", set(), STANDARD),
+    "labels-that-nobody-believes": (Case(doubted=150), "PASSED", {"KDA210"}, STANDARD),
+    "labels-as-good-as-any": (Case(doubted=100), "PASSED", set(), STANDARD),
     "few-scattered": (Case(scattered=30), "PASSED", {"KDA203"}, STANDARD),
     "many-scattered": (Case(scattered=200), "FAILED", {"KDA202"}, "200 of 10,000 images are poison candidates"),
     "as-many-as-drift-explains": (Case(scattered=60), "PASSED", {"KDA203"}, STANDARD),
@@ -396,3 +402,16 @@ def test_an_answer_that_clean_images_do_not_get_is_told_and_not_judged():
     assert not found.unjudged[60:].any()
     proven = flag(some, clean, "divergence", 0.05, (SecondLook(behaves, quiet, "carries", proven=True),))
     assert proven.flag[:60].all()
+
+
+def test_labels_are_doubted_only_where_both_networks_are_sure_of_one_other_answer():
+    labels = np.array([0, 1, 2, 0, 1, 2, -1, 0])
+    teacher = np.array([0, 1, 2, 1, 1, 0, 1, 2])
+    student = np.array([0, 1, 2, 1, 1, 1, 1, 2])
+    sure = np.array([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.7])
+    assert label_doubts(labels, None, teacher, student, sure) == LabelDoubts(1, 7)
+    order = (2, 0, 1)  # output of each label
+    moved = np.array(order)
+    assert label_doubts(labels, order, moved[teacher], moved[student], sure) == LabelDoubts(1, 7)
+    assert label_doubts(labels, order, teacher, student, sure) == LabelDoubts()  # labels of another list of classes
+    assert label_doubts(np.full(3, -1), None, teacher[:3], student[:3], sure[:3]) == LabelDoubts()

@@ -14,7 +14,7 @@ from kdaudit.calibration import interval
 from kdaudit.report.results import AnswerCount, ClusterSection, PlotsSection
 from kdaudit.report.sections import Rate, ReasonRow, UnreadRow
 from kdaudit.search import Found
-from kdaudit.verdict import MIN_GATHERED
+from kdaudit.signs import MIN_GATHERED
 
 if TYPE_CHECKING:
     import pyarrow as pa

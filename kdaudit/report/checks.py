@@ -8,7 +8,8 @@ from kdaudit.gate import Baseline, apply
 from kdaudit.report.document import Document
 from kdaudit.report.sections import CheckRow, CheckState, FindingRow
 from kdaudit.settings import Settings
-from kdaudit.verdict import BEHAVIOUR, SEVERITIES
+from kdaudit.signs import BEHAVIOUR
+from kdaudit.verdict import SEVERITIES
 
 PARITY = 1e-3
 """Difference between torch and onnxruntime, in logits, that a sound export stays under."""

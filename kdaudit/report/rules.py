@@ -8,7 +8,7 @@ from typing import Literal
 
 from kdaudit.admission import FINDINGS, REFUSALS
 from kdaudit.admission import RULES as STATIC
-from kdaudit.verdict import BEHAVIOUR
+from kdaudit.signs import BEHAVIOUR
 
 Kind = Literal["refusal", "graph", "behaviour"]
 Severity = Literal["low", "medium", "high", "critical"]
@@ -231,6 +231,11 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "clean image: a class that the clean pool lacks and the control never learned, or the target of a backdoor.",
         "Give clean images of every class, above all of those that report.json names, and scan again.",
     ),
+    "KDA210": (
+        "Model and control give the same answer to images that are labelled otherwise, and both are sure of it. No "
+        "backdoor does that: labels are wrong, or two classes look alike. It says nothing about poison.",
+        "Look at them: rows of samples.parquet where teacher_top1 and student_top1 agree and are not the label.",
+    ),
     "KDA208": (
         "Images share a trace of how they were made (bent, resampled, quantised, dithered: it shows in where they are "
         "sharp), and they are the images on which model and control part. A warp leaves no pattern that could be put "
@@ -241,6 +246,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
 
 _SEVERITIES: dict[str, Severity] = {
     "KDA201": "critical", "KDA202": "critical", "KDA203": "low", "KDA204": "high", "KDA207": "critical",
+    "KDA210": "low",
 }  # fmt: skip
 """Of behaviour, where it is not "medium"; the graph's are in admission's catalogue."""
 
@@ -248,7 +254,7 @@ _PRECISION: dict[str, Precision] = {
     "KDA101": "very-high", "KDA102": "medium", "KDA109": "high", "KDA110": "high", "KDA111": "medium", "KDA112": "low",
     "KDA113": "high", "KDA114": "medium", "KDA115": "medium", "KDA117": "medium", "KDA201": "high", "KDA202": "medium",
     "KDA203": "low", "KDA204": "high", "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
-    "KDA208": "medium", "KDA209": "low",
+    "KDA208": "medium", "KDA209": "low", "KDA210": "low",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
