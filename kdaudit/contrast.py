@@ -5,12 +5,15 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdaudit.clock import Clock, Laps, Pace
 from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, usual_batch
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
+from kdaudit.fusion import NotFused
 from kdaudit.interventions import InterventionPlan, Partners
+from kdaudit.onegraph import open_one_graph
 from kdaudit.pool import Pool
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
@@ -33,13 +36,29 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     plan = InterventionPlan(settings.interventions if settings.rule == "divergence" else (), settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
     both = Subjects(bench.session, control.session, bench.preprocess, partners, plan)
-    if not plan.steps or not bench.session.features:
+    if not plan.steps:
+        return _as_one(both, pool.pixels[control.parts.held_out], settings.graph)
+    if not bench.session.features:
         return both
     plain = replace(both, plan=InterventionPlan((), settings.seed))
     part = control.parts.held_out
     ids = [pool.ids[i] for i in part]
     seen = compare_pixels(plain, pool.pixels[part], ids, batch=_batch(bench, settings), workers=bench.workers)
     return replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
+
+
+def _as_one(both: Subjects, pixels: NDArray[np.uint8], graph: str) -> Subjects:
+    """Both networks as one graph for the cheap pass, where that is wanted and can be done; else the two as they are.
+
+    Left to itself, this is done on a GPU: a quarter of the bytes go in and a few numbers come out. On a CPU both forms
+    take the same time, and two sessions keep the networks in processes of their own (docs/performance.md).
+    """
+    if graph == "two" or (graph == "auto" and both.teacher.provider == "cpu"):
+        return both
+    try:
+        return replace(both, graph=open_one_graph(both.teacher, both.student, both.preprocess, pixels))
+    except NotFused as why:
+        return replace(both, apart=str(why))
 
 
 def compare_clean(
@@ -90,6 +109,10 @@ def compare_suspect(
     )
     rows = RowStore(run.state / "rows", recipe)
     run.mark("compare")
+    if subjects.graph is not None:
+        clock.say("model and control run as one graph")
+    elif subjects.apart:
+        clock.say(f"model and control run as two graphs: {subjects.apart}")
     timed = replace(subjects, laps=Laps())  # the clean images went through the same
     began, stood = time.monotonic(), rows.count
     with clock.stage("compare teacher and control", survey.count) as advance:

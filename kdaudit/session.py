@@ -54,14 +54,16 @@ class Session:
         signature: the model's input and output.
         threads: onnxruntime threads inside one run.
         confinement: the level of confinement that its process reached; "none" in this process.
+        model: the bytes that it was opened with.
     """
 
     provider: str
     signature: Signature
     threads: int
 
-    def __init__(self, engine: Engine | ConfinedEngine, signature: Signature, threads: int) -> None:
+    def __init__(self, engine: Engine | ConfinedEngine, signature: Signature, threads: int, model: bytes = b"") -> None:
         self._engine = engine
+        self.model = model
         self._sharing = threading.Lock()
         self._asker = Asker(engine, signature)
         self._proven = False
@@ -89,7 +91,7 @@ class Session:
 
     def settled(self, signature: Signature) -> "Session":
         """The same loaded model under a signature that says more (the output kind, say)."""
-        other = Session(self._engine, signature, self.threads)
+        other = Session(self._engine, signature, self.threads, self.model)
         other._asker, other._proven = self._asker.under(signature), self._proven
         other._noted = self._noted
         return other
@@ -202,7 +204,7 @@ class Session:
             again = np.full_like(scores, np.nan)
         span = float(np.ptp(scores[np.isfinite(scores)], axis=None)) if np.isfinite(scores).any() else 1.0
         if not np.allclose(again, scores, rtol=0, atol=BATCH_TOLERANCE * (span or 1.0), equal_nan=True):
-            self._note(Incident("differs", "the same images got other scores when asked again", _digest(tensor)))
+            self.note_other_answer(tensor)
 
     def _singly(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """The images of a batch that was lost, one by one: only the culprits lose their scores.
@@ -229,6 +231,10 @@ class Session:
         for one, what in refusals:
             self._note(Incident("confused", str(one).removesuffix(f" [{one.rule}]"), what))
         return rows
+
+    def note_other_answer(self, tensor: NDArray[np.generic]) -> None:
+        """Note that the model gave other scores to the same images when it was asked again."""
+        self._note(Incident("differs", "the same images got other scores when asked again", _digest(tensor)))
 
     def _note(self, incident: Incident) -> None:
         self._noted.add(incident)
@@ -272,7 +278,7 @@ def open_session(
             "leave --provider out or run on another machine"
         )
     engine = ConfinedEngine(model, wanted, threads, cores() + 1) if confined else Engine(model, wanted, threads)
-    session = Session(engine, signature, threads)
+    session = Session(engine, signature, threads, model)
     if provider not in ("auto", session.provider):
         session.close()
         raise DeviceMissing(

@@ -22,7 +22,7 @@ NETWORKS = {"student.py", "training.py", "export.py", "distillation.py", "tuning
 
 DOORS: dict[str, set[str]] = {
     "onnxruntime": {"runtime.py"},
-    "onnx": {"admission/", "export.py"},
+    "onnx": {"admission/", "fusion/", "export.py"},
     "onnxscript": set(),  # torch.onnx loads it itself
     "google": {"admission/"},  # protobuf, for its DecodeError
     "nvidia": {"decoder/dali.py"},

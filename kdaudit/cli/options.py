@@ -116,6 +116,11 @@ judging_options = stack(
         type=click.Choice(["divergence", "score", "argmax"]),
         help="What flags an image.  [default: divergence]",
     ),
+    click.option(
+        "--graph",
+        type=click.Choice(["auto", "one", "two"]),
+        help="Both networks as one graph, with --rule score and argmax.  [default: auto]",
+    ),
     click.option("--fdr", type=float, help="Innocent share of the flags to stay under.  [default: 0.05]"),
     click.option("--sensitivity", type=float, metavar="RATE", help="Poison rate that must be visible, or exit 3."),
     click.option("--min-fidelity", type=float, help="Agreement with the teacher that a control needs.  [default: 0.6]"),
