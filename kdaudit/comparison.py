@@ -17,6 +17,7 @@ from kdaudit import divergence
 from kdaudit.clock import Laps
 from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of, parse_step, perturbed
 from kdaudit.looks import Both, Look, ask_both
+from kdaudit.machine import GPU_BATCH
 from kdaudit.onegraph import OneGraph
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Decoder, Geometry, Record, Status
@@ -24,7 +25,7 @@ from kdaudit.session import Session
 
 Pixels = NDArray[np.uint8]
 
-USUAL_BATCH, BATCH_PIXELS = 64, 16 * 224 * 224
+USUAL_BATCH, BATCH_PIXELS = GPU_BATCH, 16 * 224 * 224
 """Images and pixels per batch on a CPU: what a network makes of more no longer fits into the caches, and every batch
 takes its memory from the system anew (a small network at 224 px: 555 images a second by 8 or 16, 420 by 64)."""
 

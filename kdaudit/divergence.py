@@ -15,6 +15,18 @@ Logits = NDArray[np.floating]
 Column = NDArray[np.float64]
 
 
+PROBABILITY_FLOOR = 1e-7
+"""Probabilities are raised to it before their logarithm is taken: float16 and rounding give exact zeros."""
+
+
+def from_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logarithms of probabilities [n, K], floored at `PROBABILITY_FLOOR` and brought back to sum one."""
+    floored = np.maximum(scores, np.float32(PROBABILITY_FLOOR))
+    with np.errstate(invalid="ignore"):  # infinite scores are the caller's finding, not a warning
+        logits: NDArray[np.float32] = np.log(floored / floored.sum(axis=1, keepdims=True))
+    return logits
+
+
 def log_softmax(logits: Logits) -> Column:
     """Natural log of softmax over the last axis, float64 [N, K]."""
     z = np.asarray(logits, np.float64)

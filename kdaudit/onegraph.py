@@ -6,23 +6,23 @@ know which network has died, blocked or answered nonsense on which image.
 """
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 
 from kdaudit import divergence
 from kdaudit.asking import BATCH_TOLERANCE
 from kdaudit.clock import Laps
+from kdaudit.engines import AnyEngine, open_engine
 from kdaudit.errors import Inconclusive, ModelRefused
 from kdaudit.fusion import NotFused
 from kdaudit.fusion.blueprint import COLUMNS, Blueprint, draw
 from kdaudit.fusion.confined import compose_confined
 from kdaudit.looks import Look, Pixels, ask_both, look_of
-from kdaudit.machine import cores
+from kdaudit.machine import Placement
 from kdaudit.preprocess import Preprocess
-from kdaudit.runtime import Engine
-from kdaudit.sandbox.engine import ConfinedEngine
 from kdaudit.sandbox.process import WorkerLost
-from kdaudit.session import REPEAT_EVERY, Session
+from kdaudit.session import IN_WORKERS, ON_ONE_GPU, REPEAT_EVERY, Session
 
 TOLERANCE = 1e-4
 """How far the columns of both forms may lie apart, absolutely and relatively: what rounding in another order takes.
@@ -41,9 +41,7 @@ class OneGraph:
 
     confinement: str
 
-    def __init__(
-        self, engine: Engine | ConfinedEngine, blueprint: Blueprint, teacher: Session, control: Session
-    ) -> None:
+    def __init__(self, engine: AnyEngine, blueprint: Blueprint, teacher: Session, control: Session) -> None:
         """Take up a loaded graph.
 
         Args:
@@ -86,7 +84,7 @@ class OneGraph:
 
     def close(self) -> None:
         """End the graph's own process."""
-        if isinstance(self._engine, ConfinedEngine):
+        if isinstance(self._engine, IN_WORKERS):
             self._engine.close()
 
     def _rows(self, pixels: Pixels) -> np.ndarray:
@@ -123,7 +121,13 @@ class OneGraph:
                 session.note_other_answer(pixels)
 
 
-def open_one_graph(teacher: Session, control: Session, preprocess: Preprocess, pixels: Pixels) -> OneGraph:
+def open_one_graph(
+    teacher: Session,
+    control: Session,
+    preprocess: Preprocess,
+    pixels: Pixels,
+    placement: Placement = ON_ONE_GPU,
+) -> OneGraph:
     """Compose two networks into one graph, load it behind walls, and prove that it answers as the two do.
 
     Args:
@@ -131,6 +135,7 @@ def open_one_graph(teacher: Session, control: Session, preprocess: Preprocess, p
         control: the control.
         preprocess: from pixels to the input of both.
         pixels: clean images, uint8 [n, H, W, C]; the first `PROOF` serve.
+        placement: on which GPUs, and how.
 
     Raises:
         NotFused: they do not go into one graph; the text says why in a few words.
@@ -138,10 +143,19 @@ def open_one_graph(teacher: Session, control: Session, preprocess: Preprocess, p
     why = _apart(teacher, control)
     if why:
         raise NotFused(why)
+    fixed = teacher.provider == "tensorrt"
     plan = draw(teacher.signature, control.signature, preprocess, teacher.features, teacher.model)
+    plan = replace(plan, batch=plan.batch or placement.batch) if fixed else plan
     fused = compose_confined(teacher.model, control.model, plan)
     try:
-        engine = ConfinedEngine(fused.model, teacher.provider, teacher.threads, cores() + 1)
+        engine = open_engine(
+            fused.model,
+            teacher.provider,
+            teacher.threads,
+            confined=True,
+            placement=placement,
+            profile=plan.profile if fixed else "",
+        )
     except ModelRefused as refused:
         raise NotFused(f"onnxruntime does not load it: {refused}") from None
     graph = OneGraph(engine, plan, teacher, control)

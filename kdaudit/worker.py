@@ -43,7 +43,8 @@ def main(descriptor: str) -> None:
 
         admission.warm_up()
     channels = [socket.socket(fileno=lane) for lane in lanes]  # Python asks a descriptor what it is: not later
-    level = confine(Walls(setup["memory"], setup["cpu_s"], tuple(setup["readable"]), bool(setup["filter"])))
+    walls = Walls(setup["memory"], setup["cpu_s"], tuple(setup["readable"]), bool(setup["filter"]), setup["writable"])
+    level = confine(walls)
     send(control, {"level": level})
     if role == "run":
         _serve_runs(control, channels)
@@ -66,6 +67,7 @@ def _warm_up_running(setup: dict[str, Any]) -> None:
 
 def _serve_runs(control: socket.socket, lanes: list[socket.socket]) -> None:
     """Load what the parent sends, then answer on the lanes; leave when the parent is gone."""
+    from kdaudit.machine import Gpu
     from kdaudit.runtime import Engine
 
     message, descriptors = receive_with_descriptors(control)
@@ -75,7 +77,7 @@ def _serve_runs(control: socket.socket, lanes: list[socket.socket]) -> None:
         with mmap.mmap(descriptors[0], message["bytes"], access=mmap.ACCESS_READ) as memory:
             model = bytes(memory)
         os.close(descriptors[0])
-        engine = Engine(model, message["provider"], message["threads"], message["gpu_bytes"])
+        engine = Engine(model, message["provider"], message["threads"], Gpu(**message["gpu"]))
         del model
     except ModelRefused as refused:
         send(control, {"refused": [refused.rule, str(refused).removesuffix(f" [{refused.rule}]")[:1000]]})

@@ -19,6 +19,7 @@ from kdaudit.fusion.blueprint import draw
 from kdaudit.fusion.graph import compose
 from kdaudit.interventions import InterventionPlan
 from kdaudit.looks import Look, ask_both, look_of
+from kdaudit.machine import Placement
 from kdaudit.onegraph import OneGraph, open_one_graph
 from kdaudit.preprocess import Preprocess
 from kdaudit.runtime import Engine
@@ -337,14 +338,14 @@ def test_left_to_itself_a_gpu_runs_one_graph_and_a_cpu_two(graph, provider, want
     both.teacher.provider = provider
     made = OneGraph(Scripted(), None, both.teacher, both.student)
     monkeypatch.setattr(contrast, "open_one_graph", lambda *given: made)
-    assert contrast._as_one(both, PIXELS, graph).graph is (made if wanted else None)
+    assert contrast._as_one(both, PIXELS, graph, Placement()).graph is (made if wanted else None)
 
 
 def test_where_it_cannot_be_done_the_reason_is_kept(tmp_path):
     teacher, control = pair(tmp_path, batch=1)
     preprocess = Preprocess.parse(RECIPE)
     sessions = [opened(model, preprocess) for model in (teacher, control)]
-    both = contrast._as_one(Subjects(*sessions, preprocess, None, InterventionPlan(())), PIXELS, "one")
+    both = contrast._as_one(Subjects(*sessions, preprocess, None, InterventionPlan(())), PIXELS, "one", Placement())
     assert both.graph is None
     assert both.apart == "one of the networks answers for one image at a time"
 

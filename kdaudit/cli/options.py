@@ -73,6 +73,8 @@ machine_options = stack(
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
         help="onnxruntime's execution provider.  [default: auto]",
     ),
+    click.option("--gpus", type=int, metavar="N", help="GPUs that share the images of the comparison.  [default: 1]"),
+    click.option("--fp16", is_flag=True, default=None, help="Let TensorRT round to float16."),
     click.option("--require-gpu", is_flag=True, default=None, help="Exit 3 unless everything runs on a GPU."),
     click.option(
         "--decoder",

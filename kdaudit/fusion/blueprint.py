@@ -78,6 +78,12 @@ class Blueprint:
         return f"{self.prefix}rows"
 
     @property
+    def profile(self) -> str:
+        """The one shape that is run where `batch` is fixed, as TensorRT takes it."""
+        g = self.preprocess.geometry
+        return f"{self.pixels}:{self.batch}x{g.height}x{g.width}x{g.channels}"
+
+    @property
     def length(self) -> int:
         """Numbers in a row: `COLUMNS` and the behaviour."""
         features = min(self.width, BEHAVIOUR_FEATURES) + 1 if self.width else 0

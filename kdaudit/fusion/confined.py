@@ -26,7 +26,7 @@ def compose_confined(teacher: bytes, control: bytes, blueprint: Blueprint) -> Fu
     """
     size = len(teacher) + len(control)
     seconds = CHECK_S + size // PACE
-    setup = {"memory": MEMORY + PER_BYTE * size, "cpu_s": seconds, "readable": [], "filter": True}
+    setup = {"memory": MEMORY + PER_BYTE * size, "cpu_s": seconds, "readable": [], "writable": "", "filter": True}
     descriptor, memory = shared_memory(size + MORE_BYTES)
     try:
         worker = Worker("fuse", setup)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.divergence import BEHAVIOUR_FEATURES, BEHAVIOUR_LOGITS, FAINT, LEAST, Column, directions
+from kdaudit.divergence import BEHAVIOUR_FEATURES, BEHAVIOUR_LOGITS, FAINT, LEAST, PROBABILITY_FLOOR, Column, directions
 from kdaudit.fusion.blueprint import Blueprint
-from kdaudit.session import PROBABILITY_FLOOR
 from kdaudit.signature import OutputKind
 
 if TYPE_CHECKING:
