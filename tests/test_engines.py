@@ -177,10 +177,20 @@ def test_a_run_that_fails_frees_its_place():
         def run(self, inputs, outputs, rows=None):
             raise ModelRefused("KDA021", "no")
 
-    fleet = Fleet([Failing(0), Counting(1)])
-    for _ in range(3):
-        with pytest.raises(ModelRefused):
-            fleet.run({}, [])
+    first, second = Failing(0), Counting(1)
+    fleet = Fleet([first, second])
+    with pytest.raises(ModelRefused):
+        fleet.run({}, [])
+    assert [fleet.run({}, [])[0].item()] == [1]
+    second.free.clear()
+    held = threading.Thread(target=lambda: fleet.run({}, []))
+    second.entered.clear()
+    with pytest.raises(ModelRefused):  # its turn again: nothing of the first run is left under way
+        fleet.run({}, [])
+    held.start()
+    assert second.entered.wait(10)
+    second.free.set()
+    held.join()
 
 
 def test_a_fleet_is_on_a_gpu_only_where_all_of_it_is():
