@@ -5,7 +5,7 @@ The rooms below know one model in one process; here they are put together as the
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -132,9 +132,17 @@ def profile_of(signature: Signature, batch: int) -> str:
     return f"{signature.input_name}:{'x'.join(map(str, (batch, *sides)))}"
 
 
-def _one(model: bytes, provider: str, threads: int, confined: bool, gpu: Gpu) -> Engine | ConfinedEngine:
+def _one(
+    model: bytes,
+    provider: str,
+    threads: int,
+    confined: bool,
+    gpu: Gpu,
+    prepare: Callable[[], object] = lambda: None,
+) -> Engine | ConfinedEngine:
     if confined:
-        return ConfinedEngine(model, provider, threads, cores() + 1, gpu)
+        return ConfinedEngine(model, provider, threads, cores() + 1, gpu, prepare)
+    prepare()
     return Engine(model, provider, threads, gpu)
 
 
@@ -145,6 +153,7 @@ def _placed(model: bytes, provider: str, threads: int, confined: bool, gpu: Gpu)
     root = enginecache.cache_root()
     key = enginecache.key_of(model, engine_versions(), gpu_architecture(gpu.device), fp16=gpu.fp16, profile=gpu.profile)
     kept = replace(gpu, engines=str(enginecache.open_folder(root, key)))
-    engine = _one(model, provider, threads, confined, kept)
+    # A worker may write there as long as it lives: whoever takes its place reads only what was vouched for.
+    engine = _one(model, provider, threads, confined, kept, lambda: enginecache.open_folder(root, key))
     enginecache.seal(root, key)  # with a profile, the engine is built while the model is loaded
     return engine

@@ -1,6 +1,7 @@
 """Where models run: providers and their options, one GPU or several, fixed shapes. What needs no GPU of it."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from kdaudit.preprocess import Preprocess
 from kdaudit.runtime import Engine, provider_options
 from kdaudit.sample import Record
 from kdaudit.sandbox.engine import ConfinedEngine
+from kdaudit.sandbox.process import WorkerLost
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
 
@@ -210,7 +212,8 @@ def test_each_gpu_has_an_engine_of_its_own_and_its_own_folder(teacher, monkeypat
     monkeypatch.setattr(engines, "gpu_architecture", lambda device: f"sm_{80 + 10 * (device > 0)}")
     loaded: list[Gpu] = []
 
-    def one(model, provider, threads, confined, gpu):
+    def one(model, provider, threads, confined, gpu, prepare):
+        prepare()
         loaded.append(gpu)
         (Path(gpu.engines) / f"engine{gpu.device}").write_bytes(b"built")
         return Counting(gpu.device, provider)
@@ -228,6 +231,20 @@ def test_each_gpu_has_an_engine_of_its_own_and_its_own_folder(teacher, monkeypat
     again = engines.enginecache.open_folder(folders[0].parent, folders[0].name)
     assert [entry.name for entry in again.iterdir()] == ["engine0"]
     assert all(entry.suffix == ".json" or entry.is_dir() for entry in folders[0].parent.iterdir())
+
+
+def test_a_worker_that_takes_anothers_place_reads_what_was_vouched_for(teacher):
+    """The folder is looked through before every start: what the lost worker has written there is not read."""
+    looked = []
+    loaded = ConfinedEngine(teacher.model, "cpu", 1, 1, prepare=lambda: looked.append("again"))
+    assert len(looked) == 1
+    loaded.isolated().close()
+    assert len(looked) == 2
+    os.kill(loaded._worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerLost):
+        loaded.run({"image": PREPROCESS.apply(Patterns.draw().copies(2)[0])}, ["scores"])
+    assert len(looked) == 3
+    loaded.close()
 
 
 def test_without_a_profile_no_engine_is_kept(teacher, monkeypatch):

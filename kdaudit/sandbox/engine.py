@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -64,7 +64,15 @@ class ConfinedEngine:
     provider: str
     confinement: str
 
-    def __init__(self, model: bytes, provider: str, threads: int, lanes: int, gpu: Gpu | None = None) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        provider: str,
+        threads: int,
+        lanes: int,
+        gpu: Gpu | None = None,
+        prepare: Callable[[], object] = lambda: None,
+    ) -> None:
         """Load a model in a worker.
 
         Args:
@@ -73,12 +81,13 @@ class ConfinedEngine:
             threads: onnxruntime threads inside one run.
             lanes: runs at a time.
             gpu: how a GPU is set up; its memory is capped in any case.
+            prepare: called before each worker is started, those that replace a lost one too.
 
         Raises:
             ModelRefused: KDA020 (onnxruntime cannot load it) or KDA022 (the worker did not survive it).
         """
         self._model, self._wanted, self._threads, self._count = model, provider, threads, lanes
-        self._gpu = replace(gpu or Gpu(), memory=GPU_BYTES)
+        self._gpu, self._prepare = replace(gpu or Gpu(), memory=GPU_BYTES), prepare
         # The last one used is taken first: its memory is still in the cache.
         self._lanes: queue.LifoQueue[_Lane] = queue.LifoQueue()
         self._lock = threading.Lock()
@@ -114,7 +123,7 @@ class ConfinedEngine:
 
     def isolated(self) -> "ConfinedEngine":
         """The same model in a worker that nobody else uses."""
-        return ConfinedEngine(self._model, self._wanted, self._threads, 1, self._gpu)
+        return ConfinedEngine(self._model, self._wanted, self._threads, 1, self._gpu, self._prepare)
 
     def close(self) -> None:
         """End the worker; no run may be under way."""
@@ -161,6 +170,7 @@ class ConfinedEngine:
                 raise
 
     def _start(self) -> Worker:
+        self._prepare()
         on_cpu = self._wanted == "cpu"
         setup = {
             "memory": WORKING_BYTES + 3 * len(self._model) if on_cpu else None,
