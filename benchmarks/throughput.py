@@ -9,11 +9,12 @@ within a round; medians and the lowest and highest round are printed and appende
 
 What the rows are. `plain` is `benchmarks/plain.py`: the cheap pass (each image as it is), without a table. `scan` is
 `kdaudit.comparison.compare` over the same files with the suspect model in its confined worker: the cheap pass too
-(`--rule score`). `detector` is the default rule on a model that shows no features: six further pictures of every image
-(with features, four of those images on which the networks part).
-`decode` and `inference` are the two parts alone, from bytes in memory and on a ready tensor; `limit` is what they allow
-together, 1 / (1 / decode + 1 / inference). The teacher is a ResNet-20 (32 px) or ResNet-18 (224 px) of random weights,
-the control what kdaudit would distil, of random weights too: neither changes how long an answer takes.
+(`--rule score`), with two sessions; `one graph` is the same with both networks as one graph. `detector` is the default
+rule on a model that shows no features: six further pictures of every image (with features, four of those images on
+which the networks part). `decode` and `inference` are the two parts alone, from bytes in memory and on a ready tensor;
+`limit` is what they allow together, 1 / (1 / decode + 1 / inference). The teacher is a ResNet-20 (32 px) or ResNet-18
+(224 px) of random weights, the control what kdaudit would distil, of random weights too: neither changes how long an
+answer takes.
 """
 
 import argparse
@@ -21,9 +22,9 @@ import csv
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,6 +38,7 @@ from kdaudit.comparison import Subjects, compare, usual_batch
 from kdaudit.decoder import open_decoder
 from kdaudit.interventions import InterventionPlan, Partners
 from kdaudit.machine import cores
+from kdaudit.onegraph import open_one_graph
 from kdaudit.sample import Geometry, Record, Source
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
@@ -62,6 +64,7 @@ class Bench:
     source: Source
     records: list[Record]
     cheap: Subjects
+    fused: Subjects
     full: Subjects
     own: Session
     batch: int
@@ -70,6 +73,10 @@ class Bench:
     def scan(self) -> int:
         """The cheap pass."""
         return self._compared(self.cheap, len(self.records))
+
+    def one_graph(self) -> int:
+        """The cheap pass with both networks as one graph."""
+        return self._compared(self.fused, len(self.records))
 
     def detector(self) -> int:
         """The default rule."""
@@ -121,20 +128,23 @@ def set_up(size: int, images: int, batch: int, workers: int) -> Bench:
     pixels = open_decoder().decode([r.data for r in records[:256]], nets.preprocess.geometry).pixels
     partners = Partners.of(pixels, confined, nets.preprocess)
     cheap = Subjects(confined, student, nets.preprocess, partners, InterventionPlan(()))
+    fused = replace(cheap, graph=open_one_graph(confined, student, nets.preprocess, pixels))
     full = Subjects(confined, student, nets.preprocess, partners, InterventionPlan(Settings().interventions))
     own = open_session(nets.teacher_onnx, nets.signature, provider="cpu")
-    return Bench(nets, source, records, cheap, full, own, batch, workers)
+    return Bench(nets, source, records, cheap, fused, full, own, batch, workers)
 
 
-def measure(bench: Bench, rounds: int) -> dict[str, list[tuple[float, float]]]:
+def measure(bench: Bench, rounds: int, only: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
     """Images per second and per second of computing, a pair per round, of each row."""
     what: dict[str, Callable[[], int]] = {
         "plain": lambda: bench.plain(1),
         "scan": bench.scan,
+        "one graph": bench.one_graph,
         "decode": bench.decode,
         "inference": bench.inference,
         "detector": bench.detector,
     }
+    what = {name: run for name, run in what.items() if not only or name in only}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in what}
     for number in range(-1, rounds):  # the first is for the caches
         for name in list(what) if number % 2 else list(what)[::-1]:
@@ -144,6 +154,8 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[tuple[float, float]]]:
             if number >= 0:
                 found[name].append((done / seconds, done / work))
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    if not {"decode", "inference"} <= found.keys():
+        return found
     parts = zip(found["decode"], found["inference"], strict=True)
     found["limit"] = [tuple(1 / (1 / d + 1 / i) for d, i in zip(*pair, strict=True)) for pair in parts]  # type: ignore[misc]
     return found
@@ -158,10 +170,19 @@ def rows(found: dict[str, list[tuple[float, float]]]) -> Iterator[dict[str, obje
             row |= {unit: f"{np.median(values):.1f}", f"{unit}_low": f"{values.min():.1f}"}
             row[f"{unit}_high"] = f"{values.max():.1f}"
         for other in ("plain", "limit"):
-            against = np.array(found[other]).T
+            against = np.array(found.get(other, [(np.nan, np.nan)])).T  # "nan" where it was not measured
             row[f"times_{other}_clock"] = f"{np.median(clock / against[0]):.3f}"
             row[f"times_{other}_cpu"] = f"{np.median(work / against[1]):.3f}"
         yield row
+
+
+def one_to_two(found: dict[str, list[tuple[float, float]]]) -> str:
+    """What one graph does to the images per second, against two, where both were measured."""
+    if not {"scan", "one graph"} <= found.keys():
+        return ""
+    quotients = np.array(found["one graph"]) / np.array(found["scan"])
+    lines = (f"{np.median(q):.3f} ({q.min():.3f} to {q.max():.3f})" for q in quotients.T)
+    return "one graph against two, by the clock {}, per CPU-second {}".format(*lines)
 
 
 def main() -> None:
@@ -172,6 +193,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="per round; the default takes the plain loop about ten seconds")
     parser.add_argument("--batch", type=int, help="images per batch; what a scan takes when left out")
     parser.add_argument("--workers", type=int, default=cores())
+    parser.add_argument("--only", nargs="*", default=[], help="rows to measure; all when left out")
     parser.add_argument("--note", default="", help="a word for the table: what was different")
     parser.add_argument("--dry", action="store_true", help="append nothing")
     given = parser.parse_args()
@@ -190,10 +212,14 @@ def main() -> None:
         "n": n,
         "rounds": given.rounds,
     }
-    written = [conditions | row for row in rows(measure(bench, given.rounds))]
+    found = measure(bench, given.rounds, given.only)
+    written = [conditions | row for row in rows(found)]
     bench.cheap.teacher.close()
+    if bench.fused.graph is not None:
+        bench.fused.graph.close()
     for row in written:
         print(*(f"{value!s:>10}" for value in list(row.values())[len(conditions) :]))
+    print(one_to_two(found))
     if given.dry:
         return
     path = lab.RESULTS / "throughput.csv"

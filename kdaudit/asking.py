@@ -7,9 +7,8 @@ the images beside it. All are asked such that an image's answer is its own.
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.engines import AnyEngine
 from kdaudit.errors import ModelRefused
-from kdaudit.runtime import Engine
-from kdaudit.sandbox.engine import ConfinedEngine
 from kdaudit.sandbox.process import WorkerLost
 from kdaudit.signature import Signature
 
@@ -31,7 +30,7 @@ class Asker:
     together: bool | None
     features: int
 
-    def __init__(self, engine: Engine | ConfinedEngine, signature: Signature) -> None:
+    def __init__(self, engine: AnyEngine, signature: Signature) -> None:
         self._engine, self._signature = engine, signature
         self.together, self.features = None, 0
 
@@ -54,7 +53,7 @@ class Asker:
     def run(
         self,
         tensor: NDArray[np.generic],
-        engine: Engine | ConfinedEngine | None = None,
+        engine: AnyEngine | None = None,
         *,
         together: bool | None = None,
     ) -> NDArray[np.float32]:

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from kdaudit import divergence
 from kdaudit.clock import Laps
 from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of, parse_step, perturbed
+from kdaudit.looks import Both, Look, ask_both
+from kdaudit.machine import GPU_BATCH
+from kdaudit.onegraph import OneGraph
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Decoder, Geometry, Record, Status
 from kdaudit.session import Session
 
 Pixels = NDArray[np.uint8]
 
-USUAL_BATCH, BATCH_PIXELS = 64, 16 * 224 * 224
+USUAL_BATCH, BATCH_PIXELS = GPU_BATCH, 16 * 224 * 224
 """Images and pixels per batch on a CPU: what a network makes of more no longer fits into the caches, and every batch
 takes its memory from the system anew (a small network at 224 px: 555 images a second by 8 or 16, 420 by 64)."""
 
@@ -38,6 +41,8 @@ class Subjects:
         partners: the clean images for the interventions.
         plan: which interventions.
         laps: where the time goes.
+        graph: both networks as one graph, for the cheap pass; None: the two sessions are asked.
+        apart: why they are not one graph, where that was tried; a few words.
     """
 
     teacher: Session
@@ -46,6 +51,15 @@ class Subjects:
     partners: Partners
     plan: InterventionPlan
     laps: Laps = field(default_factory=Laps)
+    graph: OneGraph | None = None
+    apart: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.graph is None or not self.plan.steps  # it looks at images as they are, and does nothing else
+
+    def ask(self, pixels: Pixels | NDArray[np.float32]) -> Both:
+        """What both networks say of B images, the teacher's features too."""
+        return ask_both(self.teacher, self.student, self.preprocess, pixels, self.laps)
 
     def logits(self, pixels: Pixels | NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Both networks' logits [B, K] on one and the same tensor."""
@@ -232,10 +246,8 @@ def _spread(
 
 def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparison:
     """Compare decoded images uint8 [B, H, W, C]; B may be 0."""
-    both = _both(subjects, pixels)
-    found = divergence.answers(both.teacher, both.student)
-    mixed = _mixed(subjects, pixels, found, ids)
-    finite = both.finite & mixed.finite
+    look, divergences = _looked(subjects, pixels, ids)
+    found, finite = look.answers, look.finite
     # A suspect model chooses its outputs: an answer that is no number is the strongest disagreement there is.
     return Comparison(
         ids=tuple(ids),
@@ -249,9 +261,23 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
         student_confidence=found.student_confidence,
         gap=np.where(finite, found.gap, np.inf),
         js=np.where(finite, found.js, np.log(2)),
-        divergence=np.where(finite, mixed.divergence, np.inf),
-        behaviour=divergence.behaviour(both.teacher, both.student, mixed.parted, mixed.views, both.features),
+        divergence=np.where(finite, divergences, np.inf),
+        behaviour=look.behaviour,
     )
+
+
+def _looked(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> tuple[Look, NDArray[np.float64]]:
+    """What both networks do with images, and the mean divergence over the interventions."""
+    if subjects.graph is not None:
+        with subjects.laps.of("both networks"):
+            look = subjects.graph.look(pixels)
+        if look is not None:
+            return look, look.answers.js
+    both = subjects.ask(pixels)
+    found = divergence.answers(both.teacher, both.student)
+    mixed = _mixed(subjects, pixels, found, ids)
+    seen = divergence.behaviour(both.teacher, both.student, mixed.parted, mixed.views, both.features)
+    return Look(found, seen, both.finite & mixed.finite), mixed.divergence
 
 
 class _Mixed(NamedTuple):
@@ -272,14 +298,14 @@ def _mixed(subjects: Subjects, pixels: Pixels, found: divergence.Answers, ids: S
     keys = keys_of([ids[i] for i in index.tolist()])
     pictures = intervened(pixels[index], found.teacher_top1[index], keys, subjects.partners, plan)
     for amount, picture in zip(amounts, pictures, strict=True):
-        on = _both(subjects, picture)
+        on = subjects.ask(picture)
         finite[index] &= on.finite
         amount[index] = divergence.jensen_shannon(on.teacher, on.student)
     if plan.above is not None:
         return _Mixed(amounts.mean(axis=0), (), (), finite)
     views = []
     for picture in perturbed(pixels):
-        on = _both(subjects, picture)
+        on = subjects.ask(picture)
         finite &= on.finite
         views.append((on.teacher, on.student))
     kinds = np.array([parse_step(step)[0] for step in plan.steps])
@@ -288,22 +314,3 @@ def _mixed(subjects: Subjects, pixels: Pixels, found: divergence.Answers, ids: S
         amounts[kinds == kind].mean(axis=0) if (kinds == kind).any() else nothing for kind in ("blend", "cut")
     )
     return _Mixed(amounts.mean(axis=0), parted, tuple(views), finite)
-
-
-class _Both(NamedTuple):
-    """What both networks say of B images."""
-
-    teacher: NDArray[np.float32]  # [B, K], zeros in rows where one of the two is not finite
-    student: NDArray[np.float32]
-    features: NDArray[np.float32]  # [B, D], the teacher's
-    finite: NDArray[np.bool_]  # [B], which rows are finite
-
-
-def _both(subjects: Subjects, pixels: Pixels | NDArray[np.float32]) -> _Both:
-    tensor = subjects.preprocess.apply(pixels)
-    teacher, features = subjects.teacher.logits_and_features(tensor)
-    student = subjects.student.logits(tensor)
-    finite = np.asarray(np.isfinite(teacher).all(axis=1) & np.isfinite(student).all(axis=1), bool)
-    if not finite.all():
-        teacher, student = (np.where(finite[:, None], z, np.float32(0)) for z in (teacher, student))
-    return _Both(teacher, student, features, finite)

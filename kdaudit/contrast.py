@@ -5,21 +5,32 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kdaudit import divergence
 from kdaudit.clock import Clock, Laps, Pace
 from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, usual_batch
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
+from kdaudit.errors import DeviceMissing
+from kdaudit.fusion import NotFused
 from kdaudit.interventions import InterventionPlan, Partners
+from kdaudit.machine import Placement
+from kdaudit.onegraph import open_one_graph
 from kdaudit.pool import Pool
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
+from kdaudit.session import open_session
 from kdaudit.settings import Settings
-from kdaudit.workbench import Sets, Workbench
+from kdaudit.workbench import Sets, Workbench, placement
 
 PAYS = 0.75
 """Interventions pay where the networks part on an image as it is more than on this share of the clean ones: of poison
 nine tenths and more do (docs/design/detection.md)."""
+
+
+ROUNDED = 512
+"""Clean images on which it is measured what float16 does."""
 
 
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
@@ -28,18 +39,39 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     Where the model shows its features, these and its answer on the image as it is say what it does with it, and
     interventions only sharpen the picture of images that look suspicious; where it does not, every image goes through
     all of them.
+
+    Raises:
+        DeviceMissing: a GPU was demanded and the control has none.
     """
+    if settings.require_gpu and control.session.provider == "cpu":
+        raise DeviceMissing("--require-gpu: the control runs on cpu; run `kdaudit doctor` to see what is missing")
     # The other rules look at each image as it is: they need none of the further pictures, seven eighths of the work.
     plan = InterventionPlan(settings.interventions if settings.rule == "divergence" else (), settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
     both = Subjects(bench.session, control.session, bench.preprocess, partners, plan)
-    if not plan.steps or not bench.session.features:
+    if not plan.steps:
+        return _as_one(both, pool.pixels[control.parts.held_out], settings.graph, placement(settings))
+    if not bench.session.features:
         return both
     plain = replace(both, plan=InterventionPlan((), settings.seed))
     part = control.parts.held_out
     ids = [pool.ids[i] for i in part]
     seen = compare_pixels(plain, pool.pixels[part], ids, batch=_batch(bench, settings), workers=bench.workers)
     return replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
+
+
+def _as_one(both: Subjects, pixels: NDArray[np.uint8], graph: str, where: Placement) -> Subjects:
+    """Both networks as one graph for the cheap pass, where that is wanted and can be done; else the two as they are.
+
+    Left to itself, this is done on a GPU: a quarter of the bytes go in and a few numbers come out. On a CPU both forms
+    take the same time, and two sessions keep the networks in processes of their own (docs/performance.md).
+    """
+    if graph == "two" or (graph == "auto" and both.teacher.provider == "cpu"):
+        return both
+    try:
+        return replace(both, graph=open_one_graph(both.teacher, both.student, both.preprocess, pixels, where))
+    except NotFused as why:
+        return replace(both, apart=str(why))
 
 
 def compare_clean(
@@ -63,7 +95,30 @@ def compare_clean(
         )
         advance(len(part))
     write_table(found, run.file("calibration.parquet"))
+    if settings.fp16:
+        clock.say(_rounding(bench, pool.pixels[part][:ROUNDED], settings))
     return found
+
+
+def _rounding(bench: Workbench, pixels: NDArray[np.uint8], settings: Settings) -> str:
+    """What float16 does to the model's answers on some clean images, one line."""
+    exact = open_session(
+        bench.teacher.model,
+        bench.signature,
+        provider=settings.provider,
+        confined=True,
+        placement=replace(placement(settings), fp16=False),
+    )
+    try:
+        tensor = bench.preprocess.apply(pixels)
+        seen = divergence.answers(exact.logits(tensor), bench.session.logits(tensor))
+    finally:
+        exact.close()
+    same = int((seen.teacher_top1 == seen.student_top1).sum())
+    return (
+        f"float16: the model gives the answer of float32 on {same} of {len(pixels)} clean images; the two part by "
+        f"{seen.js.max():.2g} nats at most (Jensen-Shannon)"
+    )
 
 
 def compare_suspect(
@@ -90,6 +145,10 @@ def compare_suspect(
     )
     rows = RowStore(run.state / "rows", recipe)
     run.mark("compare")
+    if subjects.graph is not None:
+        clock.say("model and control run as one graph")
+    elif subjects.apart:
+        clock.say(f"model and control run as two graphs: {subjects.apart}")
     timed = replace(subjects, laps=Laps())  # the clean images went through the same
     began, stood = time.monotonic(), rows.count
     with clock.stage("compare teacher and control", survey.count) as advance:

@@ -20,7 +20,7 @@ from kdaudit.revival import Trainable, revived
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
-from kdaudit.workbench import Sets, Workbench
+from kdaudit.workbench import Sets, Workbench, placement
 
 NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
 """Metadata of a control that are whole numbers."""
@@ -138,7 +138,9 @@ def make_control(
             distilled.network, bench.preprocess, bench.signature, validation[:64], path, metadata=metadata
         )
     data = path.read_bytes()
-    session = open_session(data, control_signature(bench.signature), provider=settings.provider)
+    session = open_session(
+        data, control_signature(bench.signature), provider=settings.provider, placement=placement(settings)
+    )
     digest = hashlib.sha256(data).hexdigest()
     trainable = Trainable(distilled.network, distilled.views.flip)
     return Control(session, digest, distilled.agreed, distilled.validated, parity, parts, distilled, trainable)
@@ -194,7 +196,9 @@ def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, setti
             f"{found['kdaudit.preprocess']} here if you know that one to be right"
         )
     signature = control_signature(bench.signature)
-    session = open_session(given.model, signature, provider=settings.provider, confined=True)
+    session = open_session(
+        given.model, signature, provider=settings.provider, confined=True, placement=placement(settings)
+    )
     parts = split(pool, int(found["kdaudit.seed"]))
     agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])
     return Control(session, given.digest, agreed, validated, None, parts, None)

@@ -15,6 +15,18 @@ Logits = NDArray[np.floating]
 Column = NDArray[np.float64]
 
 
+PROBABILITY_FLOOR = 1e-7
+"""Probabilities are raised to it before their logarithm is taken: float16 and rounding give exact zeros."""
+
+
+def from_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logarithms of probabilities [n, K], floored at `PROBABILITY_FLOOR` and brought back to sum one."""
+    floored = np.maximum(scores, np.float32(PROBABILITY_FLOOR))
+    with np.errstate(invalid="ignore"):  # infinite scores are the caller's finding, not a warning
+        logits: NDArray[np.float32] = np.log(floored / floored.sum(axis=1, keepdims=True))
+    return logits
+
+
 def log_softmax(logits: Logits) -> Column:
     """Natural log of softmax over the last axis, float64 [N, K]."""
     z = np.asarray(logits, np.float64)
@@ -48,6 +60,9 @@ BEHAVIOUR_FEATURES = 128
 """Features kept of the teacher; more of them are projected likewise. A trigger's mark survives a projection to an
 eighth of the features (docs/design/detection.md)."""
 
+LEAST = -15.0
+"""Log-probabilities are raised to it: what lies below is rounding."""
+
 FAINT = 1e-3
 """Nats added to a divergence before its logarithm is taken: less is no difference that anybody could explain."""
 
@@ -72,7 +87,7 @@ def behaviour(
         perturbed: logits of both on each perturbed view.
         features: what the teacher's last linear layer reads on the image, [N, D]; None or D = 0: not known.
     """
-    log_t, log_s = (np.maximum(log_softmax(z), -15.0) for z in (teacher, student))
+    log_t, log_s = (np.maximum(log_softmax(z), LEAST) for z in (teacher, student))
     columns = [jensen_shannon(teacher, student), *mixed]
     for seen, control in perturbed:
         columns += [jensen_shannon(seen, control), jensen_shannon(teacher, seen), jensen_shannon(student, control)]
@@ -97,11 +112,12 @@ def _few(rows: Column, most: int) -> Column:
     """At most so many columns: the same fixed random directions in every run (Johnson and Lindenstrauss)."""
     if rows.shape[1] <= most:
         return rows
-    return np.asarray((rows - rows.mean(axis=1, keepdims=True)) @ _directions(rows.shape[1], most), np.float64)
+    return np.asarray((rows - rows.mean(axis=1, keepdims=True)) @ directions(rows.shape[1], most), np.float64)
 
 
 @cache
-def _directions(width: int, most: int) -> Column:
+def directions(width: int, most: int) -> Column:
+    """The fixed random directions onto which rows of `width` numbers are projected, [width, most]."""
     return np.random.default_rng(width).normal(0, most**-0.5, (width, most))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +25,44 @@ LIBRARIES = (
     "nvidia-dali-cuda130",
     "triton",
 )
+
+
+GPU_BATCH = 64
+"""Images per batch on a GPU where nobody asked for another number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """How a GPU's provider is set up; means nothing on a CPU.
+
+    Attributes:
+        device: which one, from 0.
+        memory: cap on its memory in bytes; None: no cap.
+        fp16: whether TensorRT may round to float16.
+        profile: the one shape that TensorRT serves, as "input:64x3x32x32"; empty: any.
+        engines: folder for TensorRT's engines (`kdaudit.enginecache`); empty: none are kept.
+    """
+
+    device: int = 0
+    memory: int | None = None
+    fp16: bool = False
+    profile: str = ""
+    engines: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How the settings want models run on GPUs; means nothing on a CPU.
+
+    Attributes:
+        gpus: how many GPUs share the images.
+        fp16: whether TensorRT may round to float16.
+        batch: images per run where the shape has to be one and the same (TensorRT).
+    """
+
+    gpus: int = 1
+    fp16: bool = False
+    batch: int = GPU_BATCH
 
 
 def cores() -> int:

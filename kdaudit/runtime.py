@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.errors import ModelRefused
+from kdaudit.machine import Gpu
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -21,6 +22,7 @@ ORT_NAMES = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+TENSORRT = "libnvinfer.so.10"  # what onnxruntime's provider links against
 _QUIET = 4  # onnxruntime's "fatal": what went wrong arrives as an exception, not on the user's terminal
 
 
@@ -34,19 +36,19 @@ class Engine:
 
     confinement = "none"
 
-    def __init__(self, model: bytes, provider: str, threads: int, gpu_bytes: int | None = None) -> None:
+    def __init__(self, model: bytes, provider: str, threads: int, gpu: Gpu | None = None) -> None:
         """Load a model.
 
         Args:
             model: canonical bytes.
             provider: cpu, cuda or tensorrt.
             threads: onnxruntime threads inside one run.
-            gpu_bytes: cap on a GPU's memory; None: no cap.
+            gpu: how a GPU is set up; None: the first one, with all its memory.
 
         Raises:
             ModelRefused: KDA020, with onnxruntime's own first line.
         """
-        self._inner = _load(model, provider, threads, gpu_bytes)
+        self._inner = _load(model, provider, threads, gpu or Gpu())
         obtained = {name: short for short, name in ORT_NAMES.items()}
         first = self._inner.get_providers()[0]
         self.provider = obtained.get(first, first)
@@ -107,7 +109,7 @@ def available_providers() -> list[str]:
     found = ["cpu"]
     if ORT_NAMES["cuda"] in built and cuda_devices() > 0:
         found.insert(0, "cuda")
-        if ORT_NAMES["tensorrt"] in built and _loads("libnvinfer.so.10"):
+        if ORT_NAMES["tensorrt"] in built and _loads(TENSORRT):
             found.insert(0, "tensorrt")
     return found
 
@@ -122,6 +124,52 @@ def cuda_devices() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def gpu_architecture(device: int) -> str:
+    """Compute capability of a GPU, such as sm_90; empty where the driver does not say."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    handle, value, found = ctypes.c_int(0), ctypes.c_int(0), []
+    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(handle), device) != 0:
+        return ""
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle) != 0:
+            return ""
+        found.append(value.value)
+    return "sm_{}{}".format(*found)
+
+
+def engine_versions() -> tuple[str, str]:
+    """Versions of onnxruntime and of TensorRT's library; the second is 0 where there is none."""
+    try:
+        trt = int(ctypes.CDLL(TENSORRT).getInferLibVersion())
+    except OSError:
+        trt = 0
+    return str(_onnxruntime().__version__), str(trt)
+
+
+def provider_options(wanted: str, gpu: Gpu) -> list[tuple[str, dict[str, str]]]:
+    """The providers to ask onnxruntime for, best first, each with its options.
+
+    Args:
+        wanted: cpu, cuda or tensorrt; behind it stand those that take the operators it lacks.
+        gpu: how a GPU is set up.
+    """
+    # TensorFloat-32 rounds the teacher's answers to 10 bits; the audit compares small differences.
+    cuda = {"device_id": str(gpu.device), "use_tf32": "0"}
+    cuda |= {"gpu_mem_limit": str(gpu.memory)} if gpu.memory else {}
+    trt = {"device_id": str(gpu.device), "trt_fp16_enable": str(int(gpu.fp16))}
+    if gpu.profile:
+        # One shape for all: an engine is built once, and never again for the last batch.
+        trt |= {f"trt_profile_{which}_shapes": gpu.profile for which in ("min", "opt", "max")}
+    if gpu.engines:
+        trt |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": gpu.engines}
+        trt |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": gpu.engines}
+    options = {"cpu": {}, "cuda": cuda, "tensorrt": trt}
+    return [(ORT_NAMES[name], options[name]) for name in _with_fallbacks(wanted)]
 
 
 def first_line(error: BaseException) -> str:
@@ -156,7 +204,7 @@ def _failures() -> tuple[type[BaseException], ...]:
     return (*own, RuntimeError, ValueError, MemoryError)
 
 
-def _load(model: bytes, wanted: str, threads: int, gpu_bytes: int | None) -> "InferenceSession":
+def _load(model: bytes, wanted: str, threads: int, gpu: Gpu) -> "InferenceSession":
     """Create the onnxruntime session."""
     ort = _onnxruntime()
     options = ort.SessionOptions()
@@ -166,9 +214,7 @@ def _load(model: bytes, wanted: str, threads: int, gpu_bytes: int | None) -> "In
     # Spinning threads take the cores away from the decoder and from other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # TensorFloat-32 rounds the teacher's answers to 10 bits; the audit compares small differences.
-    settings = {"cuda": {"use_tf32": "0"} | ({"gpu_mem_limit": str(gpu_bytes)} if gpu_bytes else {})}
-    providers = [(ORT_NAMES[name], settings.get(name, {})) for name in _with_fallbacks(wanted)]
+    providers = provider_options(wanted, gpu)
     if wanted != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds the CUDA libraries that pip installed
     try:

@@ -7,6 +7,7 @@ image on which a hostile model dies, blocks or answers nonsense has no scores, i
 
 import hashlib
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.asking import BATCH_TOLERANCE, Asker
+from kdaudit.divergence import PROBABILITY_FLOOR, from_probabilities
+from kdaudit.engines import AnyEngine, Fleet, open_engine, profile_of
 from kdaudit.errors import DeviceMissing, Inconclusive, ModelRefused, UsageError
 from kdaudit.incidents import Incident, Incidents
-from kdaudit.machine import cores
-from kdaudit.runtime import Engine, available_providers, cuda_devices, first_line
+from kdaudit.machine import Placement
+from kdaudit.runtime import available_providers, cuda_devices, first_line
 from kdaudit.sandbox.engine import ConfinedEngine
 from kdaudit.sandbox.process import WorkerLost
 from kdaudit.signature import Signature
@@ -33,8 +36,7 @@ __all__ = [
     "open_session",
 ]
 
-PROBABILITY_FLOOR = 1e-7
-"""Probabilities are raised to it before their logarithm is taken: float16 and rounding give exact zeros."""
+ON_ONE_GPU = Placement()
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDERS: tuple[str, ...] = ("auto", "cpu", "cuda", "tensorrt")
@@ -46,6 +48,10 @@ REPEAT_EVERY = 256
 """One run in so many is repeated: a model that rolls dice now and then is found, at half a percent of the time."""
 
 
+IN_WORKERS = (ConfinedEngine, Fleet)
+"""Engines with processes of their own."""
+
+
 class Session:
     """A model that is ready to answer. Thread-safe.
 
@@ -54,16 +60,20 @@ class Session:
         signature: the model's input and output.
         threads: onnxruntime threads inside one run.
         confinement: the level of confinement that its process reached; "none" in this process.
+        model: the bytes that it was opened with.
     """
 
     provider: str
     signature: Signature
     threads: int
 
-    def __init__(self, engine: Engine | ConfinedEngine, signature: Signature, threads: int) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: AnyEngine, signature: Signature, threads: int, model: bytes = b"", rows: int | None = None
+    ) -> None:
+        self._engine, self._rows = engine, rows
+        self.model = model
         self._sharing = threading.Lock()
-        self._asker = Asker(engine, signature)
+        self._asker = Asker(engine, self._asked(signature))
         self._proven = False
         self._runs = 0
         self.signature = signature
@@ -89,8 +99,8 @@ class Session:
 
     def settled(self, signature: Signature) -> "Session":
         """The same loaded model under a signature that says more (the output kind, say)."""
-        other = Session(self._engine, signature, self.threads)
-        other._asker, other._proven = self._asker.under(signature), self._proven
+        other = Session(self._engine, signature, self.threads, self.model, self._rows)
+        other._asker, other._proven = self._asker.under(self._asked(signature)), self._proven
         other._noted = self._noted
         return other
 
@@ -100,7 +110,7 @@ class Session:
 
     def close(self) -> None:
         """End the model's own process, if it has one."""
-        if isinstance(self._engine, ConfinedEngine):
+        if isinstance(self._engine, IN_WORKERS):
             self._engine.close()
 
     def raw(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -154,6 +164,10 @@ class Session:
         classes = self.signature.classes
         return self._as_logits(found[:, :classes]), found[:, classes:]
 
+    def _asked(self, signature: Signature) -> Signature:
+        """The signature under which the graph is asked: every run holds as many images where the shape is fixed."""
+        return signature if self._rows is None else replace(signature, batch=self._rows)
+
     def _as_logits(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         return from_probabilities(scores) if self.signature.output_kind == "probabilities" else scores
 
@@ -185,7 +199,7 @@ class Session:
                 raise ModelRefused("KDA022", f"the model does not answer: {lost.detail}; do not use it") from None
             return self._singly(tensor)
         except ModelRefused:
-            if not self._proven or not isinstance(self._engine, ConfinedEngine):
+            if not self._proven or not isinstance(self._engine, IN_WORKERS):
                 raise
             return self._singly(tensor)
         self._runs += 1
@@ -202,7 +216,7 @@ class Session:
             again = np.full_like(scores, np.nan)
         span = float(np.ptp(scores[np.isfinite(scores)], axis=None)) if np.isfinite(scores).any() else 1.0
         if not np.allclose(again, scores, rtol=0, atol=BATCH_TOLERANCE * (span or 1.0), equal_nan=True):
-            self._note(Incident("differs", "the same images got other scores when asked again", _digest(tensor)))
+            self.note_other_answer(tensor)
 
     def _singly(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """The images of a batch that was lost, one by one: only the culprits lose their scores.
@@ -210,7 +224,7 @@ class Session:
         Raises:
             ModelRefused: onnxruntime cannot run the model on any of them; then it is not the images' doing.
         """
-        assert isinstance(self._engine, ConfinedEngine)
+        assert isinstance(self._engine, IN_WORKERS)
         rows = np.full((len(tensor), self.signature.classes + self._asker.features), np.nan, np.float32)
         refusals: list[tuple[ModelRefused, str]] = []
         probe = self._engine.isolated()
@@ -230,6 +244,10 @@ class Session:
             self._note(Incident("confused", str(one).removesuffix(f" [{one.rule}]"), what))
         return rows
 
+    def note_other_answer(self, tensor: NDArray[np.generic]) -> None:
+        """Note that the model gave other scores to the same images when it was asked again."""
+        self._note(Incident("differs", "the same images got other scores when asked again", _digest(tensor)))
+
     def _note(self, incident: Incident) -> None:
         self._noted.add(incident)
         often = sum(one.how != "differs" for one in self.incidents) > MAX_INCIDENTS
@@ -245,7 +263,13 @@ def _digest(tensor: NDArray[np.generic]) -> str:
 
 
 def open_session(
-    model: bytes, signature: Signature, *, provider: str = "auto", threads: int = 1, confined: bool = False
+    model: bytes,
+    signature: Signature,
+    *,
+    provider: str = "auto",
+    threads: int = 1,
+    confined: bool = False,
+    placement: Placement = ON_ONE_GPU,
 ) -> Session:
     """Load a model and prove that it runs.
 
@@ -255,9 +279,10 @@ def open_session(
         provider: auto (the best that really works), cpu, cuda or tensorrt.
         threads: onnxruntime threads inside one run; more sessions of one thread beat one session of many.
         confined: in a worker process behind walls (`kdaudit.sandbox`): for models that came from somebody else.
+        placement: on which GPUs, and how.
 
     Raises:
-        UsageError: no such provider.
+        UsageError: no such provider, or the folder for TensorRT's engines is not private.
         DeviceMissing: a demanded provider was not obtained.
         ModelRefused: KDA020 or KDA021, with onnxruntime's own first line; KDA022, it does not survive being loaded.
     """
@@ -271,8 +296,11 @@ def open_session(
             f"provider {provider} was demanded and is not there (this machine offers {', '.join(offered)}); "
             "leave --provider out or run on another machine"
         )
-    engine = ConfinedEngine(model, wanted, threads, cores() + 1) if confined else Engine(model, wanted, threads)
-    session = Session(engine, signature, threads)
+    # TensorRT builds an engine for each shape that it meets: it meets one, the last batch filled up.
+    batch = signature.batch or placement.batch
+    profile = profile_of(signature, batch) if wanted == "tensorrt" else ""
+    engine = open_engine(model, wanted, threads, confined=confined, placement=placement, profile=profile)
+    session = Session(engine, signature, threads, model, batch if profile else None)
     if provider not in ("auto", session.provider):
         session.close()
         raise DeviceMissing(
@@ -286,14 +314,6 @@ def open_session(
         raise
     session._proven = True
     return session
-
-
-def from_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logarithms of probabilities [n, K], floored at `PROBABILITY_FLOOR` and brought back to sum one."""
-    floored = np.maximum(scores, np.float32(PROBABILITY_FLOOR))
-    with np.errstate(invalid="ignore"):  # infinite scores are the caller's finding, not a warning
-        logits: NDArray[np.float32] = np.log(floored / floored.sum(axis=1, keepdims=True))
-    return logits
 
 
 def _prove(session: Session) -> None:

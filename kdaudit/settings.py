@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto", description="onnxruntime's execution provider for both networks"
     )
+    graph: Literal["auto", "one", "two"] = Field(
+        "auto", description="whether the cheap pass runs both networks as one graph"
+    )
+    gpus: int = Field(1, ge=1, le=64, description="GPUs that share the images of the comparison")
+    fp16: bool = Field(False, description="let TensorRT round to float16")
     require_gpu: bool = Field(False, description="exit 3 unless everything runs on a GPU")
     decoder: Literal["auto", "pillow", "simplejpeg", "dali"] = Field("auto", description="image decoder")
     batch_size: int | None = Field(

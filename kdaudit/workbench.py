@@ -15,7 +15,7 @@ from kdaudit.decoder import open_decoder
 from kdaudit.digest import joint_digest
 from kdaudit.errors import DataError, DeviceMissing, KdauditError, UsageError
 from kdaudit.fitting import Fitted, fit
-from kdaudit.machine import choose_device, cores
+from kdaudit.machine import GPU_BATCH, Placement, choose_device, cores
 from kdaudit.multiplicity import PRICE
 from kdaudit.pool import CALIBRATION_SHARE
 from kdaudit.preprocess import Preprocess
@@ -145,7 +145,12 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
         ModelRefused: onnxruntime does not run the model.
     """
     device = choose_device(settings.device)
-    session = open_session(teacher.model, teacher.signature, provider=settings.provider, confined=True)
+    session = open_session(
+        teacher.model, teacher.signature, provider=settings.provider, confined=True, placement=placement(settings)
+    )
+    if settings.fp16 and session.provider != "tensorrt":
+        session.close()
+        raise UsageError(f"--fp16 is TensorRT's, and the model runs on {session.provider}: add --provider tensorrt")
     if settings.require_gpu and (device != "cuda" or session.provider == "cpu"):
         raise DeviceMissing(
             f"--require-gpu: the control would be trained on {device} and the models run on {session.provider}; "
@@ -153,6 +158,11 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
         )
     decoder = open_decoder(settings.decoder, device="cuda" if session.provider != "cpu" else "cpu")
     return Workbench(teacher, session, decoder, device, settings.workers or cores())
+
+
+def placement(settings: Settings) -> Placement:
+    """On which GPUs the networks run, and how."""
+    return Placement(settings.gpus, settings.fp16, settings.batch_size or GPU_BATCH)
 
 
 def survey_both(places: Places, clock: Clock) -> Sets:

@@ -1,7 +1,7 @@
-"""What runs in a confined process: checking the suspect model, loading it, running it. Started by `kdaudit.sandbox`.
+"""What runs in a confined process: checking the suspect model, composing, loading and running it.
 
-Everything is imported, and used once, before the walls go up: afterwards no file can be opened, so nothing can be
-imported any more. Answers are plain JSON and arrays in shared memory.
+Started by `kdaudit.sandbox`. Everything is imported, and used once, before the walls go up: afterwards no file can be
+opened, so nothing can be imported any more. Answers are plain JSON and arrays in shared memory.
 """
 
 import contextlib
@@ -34,19 +34,24 @@ def main(descriptor: str) -> None:
     role = str(setup["role"])
     if role == "run":
         _warm_up_running(setup)
-    else:
-        from kdaudit.admission.confined import warm_up
+    elif role == "fuse":
+        from kdaudit.fusion import confined as fusion
 
-        warm_up()
+        fusion.warm_up()
+    else:
+        from kdaudit.admission import confined as admission
+
+        admission.warm_up()
     channels = [socket.socket(fileno=lane) for lane in lanes]  # Python asks a descriptor what it is: not later
-    level = confine(Walls(setup["memory"], setup["cpu_s"], tuple(setup["readable"]), bool(setup["filter"])))
+    walls = Walls(setup["memory"], setup["cpu_s"], tuple(setup["readable"]), bool(setup["filter"]), setup["writable"])
+    level = confine(walls)
     send(control, {"level": level})
     if role == "run":
         _serve_runs(control, channels)
+    elif role == "fuse":
+        fusion.serve(control)
     else:
-        from kdaudit.admission.confined import serve
-
-        serve(control)
+        admission.serve(control)
 
 
 def _warm_up_running(setup: dict[str, Any]) -> None:
@@ -62,6 +67,7 @@ def _warm_up_running(setup: dict[str, Any]) -> None:
 
 def _serve_runs(control: socket.socket, lanes: list[socket.socket]) -> None:
     """Load what the parent sends, then answer on the lanes; leave when the parent is gone."""
+    from kdaudit.machine import Gpu
     from kdaudit.runtime import Engine
 
     message, descriptors = receive_with_descriptors(control)
@@ -71,7 +77,7 @@ def _serve_runs(control: socket.socket, lanes: list[socket.socket]) -> None:
         with mmap.mmap(descriptors[0], message["bytes"], access=mmap.ACCESS_READ) as memory:
             model = bytes(memory)
         os.close(descriptors[0])
-        engine = Engine(model, message["provider"], message["threads"], message["gpu_bytes"])
+        engine = Engine(model, message["provider"], message["threads"], Gpu(**message["gpu"]))
         del model
     except ModelRefused as refused:
         send(control, {"refused": [refused.rule, str(refused).removesuffix(f" [{refused.rule}]")[:1000]]})

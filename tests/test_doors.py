@@ -24,7 +24,7 @@ NETWORKS = {
 
 DOORS: dict[str, set[str]] = {
     "onnxruntime": {"runtime.py"},
-    "onnx": {"admission/", "export.py", "revival.py"},
+    "onnx": {"admission/", "fusion/", "export.py", "revival.py"},
     "onnxscript": set(),  # torch.onnx loads it itself
     "google": {"admission/"},  # protobuf, for its DecodeError
     "nvidia": {"decoder/dali.py"},

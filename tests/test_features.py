@@ -157,7 +157,7 @@ def test_many_features_become_few_by_the_same_directions_each_time():
     features = np.random.default_rng(5).normal(0, 1, (20, 900)).astype(np.float32)
     one = rows(features)
     assert one.shape[1] == rows(None).shape[1] + BEHAVIOUR_FEATURES + 1
-    divergence._directions.cache_clear()
+    divergence.directions.cache_clear()
     assert np.array_equal(one, rows(features))
 
 

@@ -305,7 +305,7 @@ def test_every_rule_says_what_it_means_and_what_to_do():
 
 
 def test_every_finding_has_its_techniques_of_atlas():
-    """Refusals have none: nothing is said about such a model. No numbers (KDA204) and wrong labels (KDA210) fit none."""
+    """Refusals have none: nothing is said of such a model. No numbers (KDA204) and wrong labels (KDA210) fit none."""
     without = {rule.id for rule in rules().values() if not any(re.fullmatch(r"AML\.T[\d.]+", tag) for tag in rule.tags)}
     assert without == REFUSALS.keys() | {"KDA204", "KDA210"}
 

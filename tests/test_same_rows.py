@@ -1,9 +1,10 @@
-"""The rows of a scan do not depend on how it was run: 1, 2 or 4 workers, any batch, stopped and resumed.
+"""The rows of a scan do not depend on how it was run: 1, 2 or 4 workers, any batch, one graph or two, resumed or not.
 
 Real sessions, the suspect model in its confined worker as in a scan.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from kdaudit.admission import admit
 from kdaudit.comparison import Comparison, Subjects, compare, concatenate, usual_batch
 from kdaudit.decoder import open_decoder
 from kdaudit.interventions import InterventionPlan, Partners
+from kdaudit.onegraph import open_one_graph
 from kdaudit.preprocess import Preprocess
 from kdaudit.rows import RowStore
 from kdaudit.sample import Geometry, Record, Status
@@ -22,6 +24,7 @@ from kdaudit.settings import Settings
 
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"
 PLANS = {"cheap": InterventionPlan(()), "full": InterventionPlan(Settings().interventions)}
+FORMS = ("cheap", "full", "one graph")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,10 @@ def both(tmp_path_factory) -> Iterator[dict[str, Subjects]]:
         sessions.append(open_session(found.model, found.signature, provider="cpu", confined=name == "teacher"))
     preprocess = Preprocess.parse(RECIPE)
     partners = Partners.of(Patterns.draw().copies(40, seed=5)[0], sessions[0], preprocess)
-    yield {name: Subjects(*sessions, preprocess, partners, plan) for name, plan in PLANS.items()}
+    found = {name: Subjects(*sessions, preprocess, partners, plan) for name, plan in PLANS.items()}
+    graph = open_one_graph(*sessions, preprocess, Patterns.draw().copies(32, seed=6)[0])
+    yield found | {"one graph": replace(found["cheap"], graph=graph)}
+    graph.close()
     sessions[0].close()
 
 
@@ -62,7 +68,7 @@ def assert_same(one: Comparison, other: Comparison, atol: float = 0.0) -> None:
             assert np.array_equal(here, there), name
 
 
-@pytest.mark.parametrize("plan", sorted(PLANS))
+@pytest.mark.parametrize("plan", FORMS)
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_number_of_workers_changes_no_bit_of_a_row(both, plan, workers):
     alone = compared(both[plan])
@@ -71,20 +77,21 @@ def test_the_number_of_workers_changes_no_bit_of_a_row(both, plan, workers):
     assert_same(compared(both[plan], workers=workers), alone)
 
 
-@pytest.mark.parametrize("plan", sorted(PLANS))
+@pytest.mark.parametrize("plan", FORMS)
 @pytest.mark.parametrize("batch", [1, 64])
 def test_the_batch_moves_a_row_by_rounding_only(both, plan, batch):
     # onnxruntime adds up a product of matrices in another order for another number of rows.
     assert_same(compared(both[plan], batch=batch), compared(both[plan]), atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["full", "one graph"])
 @pytest.mark.parametrize("stopped_after", [1, 5, 12])
-def test_a_scan_that_was_stopped_and_resumed_has_the_same_table(both, tmp_path, monkeypatch, stopped_after):
+def test_a_scan_that_was_stopped_and_resumed_has_the_same_table(both, tmp_path, monkeypatch, stopped_after, form):
     monkeypatch.setattr(row_store, "PART_ROWS", 32)
 
     def scan(store: RowStore, batches: int | None = None) -> None:
         left = records()[store.count :]
-        for number, part in enumerate(compare(both["full"], left, open_decoder(), batch=16, workers=2)):
+        for number, part in enumerate(compare(both[form], left, open_decoder(), batch=16, workers=2)):
             if number == batches:
                 return  # killed here: what is pending is lost
             store.append(part)
@@ -102,6 +109,14 @@ def test_a_scan_that_was_stopped_and_resumed_has_the_same_table(both, tmp_path, 
     for row, same in zip(rows, resumed_rows, strict=True):
         assert row["id"] == same["id"]
         assert repr(row) == repr(same)  # NaN is NaN
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_one_graph_gives_the_rows_of_two(both, workers):
+    # The same arithmetic on the same answers; one graph hands its numbers out as float32.
+    one, two = compared(both["one graph"], workers=workers), compared(both["cheap"], workers=workers)
+    assert_same(one, two, atol=1e-5)
+    assert not np.array_equal(one.gap, two.gap, equal_nan=True)  # it was really used
 
 
 def test_the_cheap_pass_asks_each_network_once_and_agrees_with_the_full_one(both):

@@ -68,7 +68,13 @@ class Admitter:
             WorkerLost: it does not come up.
         """
         self._seconds = CHECK_S + size // PACE
-        setup = {"memory": MEMORY + PER_BYTE * size, "cpu_s": self._seconds, "readable": [], "filter": True}
+        setup = {
+            "memory": MEMORY + PER_BYTE * size,
+            "cpu_s": self._seconds,
+            "readable": [],
+            "writable": "",
+            "filter": True,
+        }
         self._worker = Worker("admit", setup)
         self.level = self._worker.level
 

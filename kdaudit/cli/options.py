@@ -73,6 +73,8 @@ machine_options = stack(
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
         help="onnxruntime's execution provider.  [default: auto]",
     ),
+    click.option("--gpus", type=int, metavar="N", help="GPUs that share the images of the comparison.  [default: 1]"),
+    click.option("--fp16", is_flag=True, default=None, help="Let TensorRT round to float16."),
     click.option("--require-gpu", is_flag=True, default=None, help="Exit 3 unless everything runs on a GPU."),
     click.option(
         "--decoder",
@@ -115,6 +117,11 @@ judging_options = stack(
         "--rule",
         type=click.Choice(["divergence", "score", "argmax"]),
         help="What flags an image.  [default: divergence]",
+    ),
+    click.option(
+        "--graph",
+        type=click.Choice(["auto", "one", "two"]),
+        help="Both networks as one graph, with --rule score and argmax.  [default: auto]",
     ),
     click.option("--fdr", type=float, help="Innocent share of the flags to stay under.  [default: 0.05]"),
     click.option("--sensitivity", type=float, metavar="RATE", help="Poison rate that must be visible, or exit 3."),

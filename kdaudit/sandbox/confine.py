@@ -25,6 +25,9 @@ CLONE_THREAD, PROT_EXEC, X32_BIT = 0x00010000, 4, 0x40000000
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 """Landlock's file rights by ABI version: all that there are."""
 
+MAX_ENGINE_BYTES = 8 << 30
+"""Bytes of a file in the writable folder."""
+
 READ_RIGHTS = 0b1101  # execute, read a file, list a folder
 
 
@@ -38,12 +41,14 @@ class Walls:
         cpu_s: seconds of computing; None: no cap.
         readable: folders that stay readable; none on a CPU.
         filter: whether seccomp's list of calls applies; CUDA's driver needs calls that it does not hold.
+        writable: the one folder in which files may be written, for TensorRT's engines; empty: none.
     """
 
     memory: int | None
     cpu_s: int | None
     readable: tuple[str, ...] = ()
     filter: bool = True
+    writable: str = ""
 
 
 def confine(walls: Walls) -> str:
@@ -57,7 +62,7 @@ def confine(walls: Walls) -> str:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0:
-        if _landlock(libc, walls.readable):
+        if _landlock(libc, walls.readable, walls.writable):
             names.append("landlock")
         if walls.filter and _seccomp(libc):
             names.append("seccomp")
@@ -70,7 +75,7 @@ def _set_limits(walls: Walls) -> None:
     if walls.cpu_s is not None:
         _lower(resource.RLIMIT_CPU, walls.cpu_s)
     _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_FSIZE, MAX_ENGINE_BYTES if walls.writable else 0)
 
 
 def _lower(limit: int, value: int) -> None:
@@ -85,7 +90,7 @@ def mapped_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _landlock(libc: ctypes.CDLL, readable: Sequence[str]) -> bool:
+def _landlock(libc: ctypes.CDLL, readable: Sequence[str], writable: str) -> bool:
     """No file beyond the descriptors at hand, no TCP, no signal or abstract socket out of here."""
     create, add, restrict = syscalls.LANDLOCK
     version = libc.syscall(create, None, ctypes.c_size_t(0), 1)
@@ -98,12 +103,12 @@ def _landlock(libc: ctypes.CDLL, readable: Sequence[str]) -> bool:
     if ruleset < 0:
         return False
     try:
-        for folder in readable:
+        for folder in (*readable, *([writable] if writable else [])):
             if not Path(folder).exists():
                 continue
             held = os.open(folder, os.O_PATH | os.O_CLOEXEC)
             # Device files must stay writable for a GPU's driver; nothing else is among the readable folders.
-            allowed = rights if folder.startswith("/dev") else READ_RIGHTS
+            allowed = rights if folder == writable or folder.startswith("/dev") else READ_RIGHTS
             libc.syscall(add, ruleset, 1, struct.pack("=Qi", allowed, held), 0)
             os.close(held)
         return bool(libc.syscall(restrict, ruleset, 0) == 0)

@@ -11,18 +11,23 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.errors import Inconclusive, ModelRefused
+from kdaudit.machine import Gpu
 from kdaudit.sandbox.process import Worker, WorkerLost
 from kdaudit.sandbox.talk import aligned, shared_memory
 
 LOAD_S = 30
 """Seconds to load a model, of the clock and of computing."""
+
+BUILD_S = 1800
+"""Seconds for TensorRT to build an engine: minutes for a large network."""
 
 FIRST_RUN_S = 20
 """Seconds for an answer while nothing is known of the model's pace."""
@@ -59,7 +64,15 @@ class ConfinedEngine:
     provider: str
     confinement: str
 
-    def __init__(self, model: bytes, provider: str, threads: int, lanes: int) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        provider: str,
+        threads: int,
+        lanes: int,
+        gpu: Gpu | None = None,
+        prepare: Callable[[], object] = lambda: None,
+    ) -> None:
         """Load a model in a worker.
 
         Args:
@@ -67,11 +80,14 @@ class ConfinedEngine:
             provider: cpu, cuda or tensorrt.
             threads: onnxruntime threads inside one run.
             lanes: runs at a time.
+            gpu: how a GPU is set up; its memory is capped in any case.
+            prepare: called before each worker is started, those that replace a lost one too.
 
         Raises:
             ModelRefused: KDA020 (onnxruntime cannot load it) or KDA022 (the worker did not survive it).
         """
         self._model, self._wanted, self._threads, self._count = model, provider, threads, lanes
+        self._gpu, self._prepare = replace(gpu or Gpu(), memory=GPU_BYTES), prepare
         # The last one used is taken first: its memory is still in the cache.
         self._lanes: queue.LifoQueue[_Lane] = queue.LifoQueue()
         self._lock = threading.Lock()
@@ -107,7 +123,7 @@ class ConfinedEngine:
 
     def isolated(self) -> "ConfinedEngine":
         """The same model in a worker that nobody else uses."""
-        return ConfinedEngine(self._model, self._wanted, self._threads, 1)
+        return ConfinedEngine(self._model, self._wanted, self._threads, 1, self._gpu, self._prepare)
 
     def close(self) -> None:
         """End the worker; no run may be under way."""
@@ -154,12 +170,14 @@ class ConfinedEngine:
                 raise
 
     def _start(self) -> Worker:
+        self._prepare()
         on_cpu = self._wanted == "cpu"
         setup = {
             "memory": WORKING_BYTES + 3 * len(self._model) if on_cpu else None,
             "cpu_s": LOAD_S if on_cpu else None,
             "readable": [] if on_cpu else [*GPU_READABLE, os.path.realpath(os.__file__ + "/../../..")],
             "filter": on_cpu,
+            "writable": "" if on_cpu else self._gpu.engines,
         }
         worker = Worker("run", setup, self._count)
         descriptor, memory = shared_memory(len(self._model))
@@ -170,9 +188,10 @@ class ConfinedEngine:
                 "bytes": len(self._model),
                 "provider": self._wanted,
                 "threads": self._threads,
-                "gpu_bytes": None if on_cpu else GPU_BYTES,
+                "gpu": asdict(self._gpu),
             }
-            answer = worker.ask(worker.control, request, LOAD_S, [descriptor])
+            seconds = BUILD_S if self._wanted == "tensorrt" else LOAD_S
+            answer = worker.ask(worker.control, request, seconds, [descriptor])
         finally:
             memory.close()
             os.close(descriptor)

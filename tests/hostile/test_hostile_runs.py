@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ from onnx import TensorProto, helper
 from kdaudit import session as sessions
 from kdaudit.admission import admit_bytes
 from kdaudit.admission.catalogue import conduct
+from kdaudit.comparison import Subjects, compare_pixels
 from kdaudit.errors import Inconclusive, ModelRefused, RunDirectoryError
 from kdaudit.incidents import Incidents
+from kdaudit.interventions import InterventionPlan
+from kdaudit.onegraph import open_one_graph
+from kdaudit.preprocess import Preprocess
 from kdaudit.sandbox import engine
 from kdaudit.session import Session, open_session
 
@@ -211,3 +216,25 @@ def test_damaged_incidents_are_one_sentence(content, tmp_path):
     file.write_bytes(content)
     with pytest.raises(RunDirectoryError, match=r"incidents\.json is damaged: begin a new run"):
         Incidents().keep(file, "a")
+
+
+@pytest.mark.parametrize(("build", "how"), [(blocks, "blocked"), (misshapes, "confused")])
+def test_one_graph_leaves_to_the_sessions_what_its_teacher_does_to_it(build, how, patience):
+    """The rows are those of two sessions, and it is the teacher that is told of, not the control beside it."""
+    pixels = (IMAGES.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
+    hostile = (mixed().transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
+    preprocess = Preprocess.parse(f"{SIDE}x{SIDE}x3-stretch-RGB-NCHW-unit")
+    teacher, control = loaded(build()), loaded(host())
+    assert np.isfinite(teacher.logits(preprocess.apply(pixels))).all()
+    graph = open_one_graph(teacher, control, preprocess, pixels)
+    two = Subjects(teacher, control, preprocess, None, InterventionPlan(()))
+    found = compare_pixels(replace(two, graph=graph), hostile, [f"{i:032x}" for i in range(6)])
+    assert [one.how for one in teacher.incidents] == [how]
+    assert control.incidents == []
+    expected = compare_pixels(two, hostile, found.ids)
+    for name in ("teacher_top1", "student_top1", "gap", "js", "behaviour"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert found.teacher_top1.tolist().index(-1) == 2
+    assert graph.look(pixels) is not None  # it goes on answering
+    for one in (graph, teacher, control):
+        one.close()

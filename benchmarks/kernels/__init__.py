@@ -1,0 +1,1 @@
+"""One benchmark per kernel, under the kernel's own name; `harness` is what they share."""
