@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.errors import Inconclusive
+from kdaudit.mixtures import leans, mixed_targets, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
@@ -119,8 +120,9 @@ def distil(
         zoom=zoom_for(*images.shape[1:3]),
     )
     network = build(spec, plan.seed)
-    draw = _drawer(session, preprocess, images, views, plan)
-    shaped = f"{identity}|{spec}|{views}|{plan.temperature}|{plan.batch}"
+    leaning = leans(session, preprocess, images, plan.seed)
+    draw = _drawer(session, preprocess, images, views, plan, leaning)
+    shaped = f"{identity}|{spec}|{views}|{leaning}|{plan.temperature}|{plan.batch}"
     steps = plan.steps
     if steps is None and plan.budget_s is not None:
         note = checkpoint.with_suffix(".budget.json") if checkpoint else None
@@ -139,7 +141,7 @@ def distil(
         recipe=recipe,
         on_epoch=lambda done, loss: on_epoch(done, steps, loss),
     )
-    agreed = int((top1_of(network, validation) == _top1(session, preprocess, validation)).sum())
+    agreed = int((top1_of(network, validation) == top1_by(session, preprocess, validation)).sum())
     return Distilled(network, spec, curve, steps, views, agreed, len(validation))
 
 
@@ -183,18 +185,23 @@ def _drawer(
     images: NDArray[np.uint8],
     views: ViewRecipe,
     plan: DistillationPlan,
+    leaning: bool,
 ) -> Callable[[int], "tuple[Tensor, Tensor]"]:
     def draw(step: int) -> "tuple[Tensor, Tensor]":
         import torch
 
-        pixels = draw_views(images, plan.batch, views, plan.seed, step).pixels
-        targets = session.logits(preprocess.apply(pixels))
+        made = draw_views(images, plan.batch, views, plan.seed, step)
+        if leaning:
+            parts = [session.logits(preprocess.apply(part)) for part in made.parts]
+            targets = mixed_targets(parts, made.weight, plan.temperature)
+        else:
+            targets = session.logits(preprocess.apply(made.pixels))
         if not np.isfinite(targets).all():
             raise Inconclusive(
                 "the model answers clean images with values that are no numbers, so no control can be distilled from "
                 "it: check --preprocess, and do not use the model"
             )
-        return to_planes(pixels), torch.from_numpy(targets)
+        return to_planes(made.pixels), torch.from_numpy(targets)
 
     return draw
 
@@ -246,11 +253,5 @@ def _steps_for(
 def ignores_mirroring(session: Session, preprocess: Preprocess, images: NDArray[np.uint8]) -> bool:
     """Whether the teacher gives mirrored images the same answers; asked about 200 of them, uint8 [n, H, W, C]."""
     some = images[:200]
-    plain, mirrored = _top1(session, preprocess, some), _top1(session, preprocess, some[:, :, ::-1])
+    plain, mirrored = top1_by(session, preprocess, some), top1_by(session, preprocess, some[:, :, ::-1])
     return bool((plain == mirrored).mean() >= FLIP_AGREEMENT)
-
-
-def _top1(session: Session, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    parts = [session.logits(preprocess.apply(pixels[i : i + 64])) for i in range(0, len(pixels), 64)]
-    answers: NDArray[np.int64] = np.concatenate(parts).argmax(1)
-    return answers
