@@ -18,6 +18,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -168,6 +169,7 @@ def measure(stand: Stand, n: int, rule: str, folder: Path) -> Seen:
     data, run = folder / f"delivery-{n}.parquet", folder / f"run-{n}-{rule}"
     if not data.exists():
         write_rows(data, n, stand.pictures, stand.labels)
+    shutil.rmtree(run, ignore_errors=True)  # an earlier run would be taken up again
     given = [str(stand.teacher), str(stand.control), str(data), "--clean", str(stand.clean), "-o", str(run)]
     how = ["--rule", rule, "--preprocess", RECIPE, "--workers", "1", "--exit-zero", "-q"]
     return watched([*kdaudit(), "compare", *given, *how], run)

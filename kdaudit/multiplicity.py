@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Column
+from kdaudit.calibration import Answers, Column
 
 ENTRANCE = 0.2
 """Share of the error rate that is spent on the question which groups hold anything at all."""
@@ -25,15 +25,15 @@ class CleanRanks:
 
     Attributes:
         p_values: [n], computed as the suspect images' are.
-        groups: int64 [n].
+        groups: whole numbers, [n].
     """
 
     p_values: Column
-    groups: NDArray[np.int64]
+    groups: Answers
 
 
 def grouped_flags(
-    p_values: Column, groups: NDArray[np.int64], alpha: float, clean: CleanRanks | None = None
+    p_values: Column, groups: Answers, alpha: float, clean: CleanRanks | None = None
 ) -> NDArray[np.bool_]:
     """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
 
@@ -47,7 +47,7 @@ def grouped_flags(
 
     Args:
         p_values: [m].
-        groups: int64 [m].
+        groups: whole numbers, [m].
         alpha: innocent share of the flags to stay under.
         clean: clean images for the second way in; None: Simes' p-value alone.
 

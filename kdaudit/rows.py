@@ -64,11 +64,27 @@ class RowStore:
             self._write()
 
     def columns(self, *names: str) -> dict[str, NDArray[Any]]:
-        """Numeric columns over all parts, each [n]."""
+        """Numeric columns over all parts, each [n]: as `numbers` gives them, in no more memory than they take."""
+        whole: dict[str, NDArray[Any]] = {}
+        first = 0
+        for part in self.numbers(*names):
+            for name, column in part.items():
+                if name not in whole:
+                    whole[name] = np.empty(self.count, column.dtype)
+                whole[name][first : first + len(column)] = column
+            first += len(part[names[0]])
+        return whole
+
+    def numbers(self, *names: str) -> Iterator[dict[str, NDArray[Any]]]:
+        """Numeric columns part by part, each [k]; nulls are -1 where the numbers are whole (int32), NaN elsewhere."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        parts = [pq.read_table(part, columns=list(names)) for part in self._parts()]
-        return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
+        for part in self._parts():
+            table = pq.read_table(part, columns=list(names))
+            columns = {name: table[name] for name in names}
+            whole = {name: column.fill_null(-1) for name, column in columns.items() if pa.types.is_integer(column.type)}
+            yield {name: column.to_numpy() for name, column in (columns | whole).items()}
 
     def behaviour(self) -> Iterator[NDArray[np.float32]]:
         """The rows of behaviour part by part, float32 [k, F]; NaN where an image was not read."""

@@ -58,7 +58,8 @@ class Repeated:
 
     def close(self) -> None:
         """Keep only what stands more than once."""
-        hashes = np.sort(np.frombuffer(self._hashes, np.uint64)) if self._hashes else self._repeated
+        hashes = np.frombuffer(self._hashes, np.uint64) if self._hashes else self._repeated
+        hashes.sort()  # in place: there may be millions
         self._repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
         self._hashes = array("Q")
 
