@@ -9,7 +9,7 @@ content of its own, so that every digest and every id stands once. The teacher i
 images, the control is distilled from it, once (both in the laboratory).
 
 Memory is the sum of what the command and all processes below it hold (PSS: a page that several share counts once),
-looked at four times a second; `peak_at` is the stage it was highest in. Speed is images by the clock and by seconds of
+looked at ten times a second; `peak_at` is the stage it was highest in. Speed is images by the clock and by seconds of
 computing of all processes, everything from start to report included, and `marginal`: the further images by the further
 seconds of computing since the smallest size, which no fixed cost touches. Rows go to results/scale.csv.
 """
@@ -42,7 +42,7 @@ DIFFERENT, CLEAN = 20_000, 2_000
 """Different pictures in the deliveries, and clean images."""
 
 GROUP = 2_000
-INTERVAL = 0.25
+INTERVAL = 0.1
 KEEP_MEMORY, KEEP_SPEED = 1.10, 0.95
 """What must hold from 10,000 images to the largest size."""
 

@@ -17,7 +17,7 @@ from kdaudit.interventions import keys_of
 from kdaudit.labelling import Told, label_doubts
 from kdaudit.likeness import Likeness, look
 from kdaudit.pool import Pool
-from kdaudit.quarantine import Manifests, write_manifests
+from kdaudit.quarantine import COLUMNS, Manifests, write_manifests
 from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory
 from kdaudit.search import CleanImages, Suspects
@@ -207,7 +207,7 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, run: RunDirectory)
 
     rows.finish(run.file("samples.parquet"), more, leave_out=("why_not_read", "behaviour"))
     with pq.ParquetFile(run.file("samples.parquet")) as file:
-        tables = (file.read_row_group(i) for i in range(file.num_row_groups))
+        tables = (file.read_row_group(i, columns=list(COLUMNS)) for i in range(file.num_row_groups))
         classes = sets.suspect.classes if sets.suspect else None
         return write_manifests(tables, classes, run.file("kept.csv"), run.file("quarantine.csv"))
 
