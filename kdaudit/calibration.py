@@ -23,9 +23,10 @@ def conformal_p_values(scores: Column, calibration: Column) -> Column:
     NaN scores (images that were not read) get p = 1.
     """
     ordered = np.sort(calibration)
-    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
-    p = (1.0 + at_least) / (len(ordered) + 1.0)
-    return np.where(np.isnan(scores), 1.0, p)
+    p = np.subtract(len(ordered) + 1.0, np.searchsorted(ordered, scores, side="left"))  # 1 + those at least as high
+    p /= len(ordered) + 1.0
+    p[np.isnan(scores)] = 1.0
+    return p
 
 
 def calibration_needed(rate: float, alpha: float) -> int:
@@ -182,10 +183,9 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
         p-values [m]; 1 below the tail's start and where no tail could be fitted.
     """
     known = np.isfinite(scores)
-    p = np.where(np.isposinf(scores), 0.0, 1.0)
     values = transform(scores[known])
     if len(values) < MIN_EXCEEDANCES / (1 - TAIL_FROM):
-        return p
+        return np.where(np.isposinf(scores), 0.0, 1.0)
     member, yardstick = groups[known], transform(clean.scores)
     out = np.ones(len(values))
     pooled = fit_tail(values)
@@ -202,6 +202,8 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
         usual = min(1 - TAIL_FROM, float((values > tail.start).mean()))
         share = _share_in_tail(int((mates > tail.start).sum()), len(mates), usual)
         out[beyond] = share * tail.survival(values[beyond])
+    del values, member  # columns as long as the delivery; what is not needed goes before the next is made
+    p = np.where(np.isposinf(scores), 0.0, 1.0)
     p[known] = out
     return p
 

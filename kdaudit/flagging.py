@@ -125,9 +125,11 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
     counted = conformal_p_values(score, clean.scores)
     tail = tail_p_values(score, groups, clean, transform)
-    own, usual = np.minimum(1.0, 2 * np.minimum(counted, tail)), np.minimum(1.0, 2 * rank_p_values(clean.scores))
     finest = 1 / (len(clean.scores) + 1)
-    further = tail < np.minimum(counted, finest)
+    further = (tail < counted) & (tail < finest)
+    own, usual = np.minimum(counted, tail), np.minimum(1.0, 2 * rank_p_values(clean.scores))
+    del score, counted, tail  # columns as long as the delivery
+    np.minimum(1.0, np.multiply(own, 2, out=own), out=own)
     p, way, strange = own, np.zeros(len(own), np.int8), np.zeros(len(own), bool)
     if looks:
         seen = [look.p_values[read] for look in looks]

@@ -94,12 +94,10 @@ def judge_rows(
         with clock.stage("look for a trigger", 2 * len(score)) as advance:
             keys = rows.keys()
             behaves = _behaves(rows, keys, columns, calibration) if settings.rule == "divergence" else None
-            ranked = score.copy()  # who is the most suspicious: by what these share where there is enough to learn from
-            if behaves is not None:
-                ranked[columns.read] = behaves.score
-            suspects = Suspects(sets.suspect, columns.read, keys, ranked, groups, other)
+            suspects = Suspects(sets.suspect, columns.read, keys, _ranked(columns, behaves), groups, other)
             clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
+        del keys, suspects  # 16 bytes an image
     with clock.stage("judge"):
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
         looks = _looks(columns.read, behaves, likeness)
@@ -125,6 +123,15 @@ def judge_rows(
         Seen(calibration.student_confidence, calibration.student_top1),
     )
     return Judged(columns, found["label"], flags, verdict, likeness, reasons, patterns, validity)
+
+
+def _ranked(columns: Columns, behaves: Conduct | None) -> NDArray[np.float64]:
+    """Who is the most suspicious, [m]: by what these share where there is enough to learn from."""
+    if behaves is None:
+        return columns.score
+    ranked = columns.score.copy()
+    ranked[columns.read] = behaves.score
+    return ranked
 
 
 def _unflagged(rows: RowStore, columns: Columns, flags: Flags) -> Iterator[dict[str, NDArray[Any]]]:

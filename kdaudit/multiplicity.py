@@ -55,11 +55,11 @@ def grouped_flags(
         Flags [m].
     """
     flags = np.zeros(len(p_values), bool)
-    names, member = np.unique(groups, return_inverse=True)
+    order = np.argsort(groups, kind="stable")
+    names, starts = np.unique(groups[order], return_index=True)
     if len(names) == 0:
         return flags
-    order = np.argsort(member, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
+    rows = np.split(order, starts[1:])
     entrance = np.array([simes(p_values[r]) for r in rows])
     if clean is not None:
         crowds = [crowd(p_values[r], clean.p_values[clean.groups == g]) for r, g in zip(rows, names, strict=True)]
