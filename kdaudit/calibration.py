@@ -219,13 +219,12 @@ def beyond(scores: Column, null: Column) -> Column:
         scores: [m].
         null: scores of images that are innocent, [n].
     """
-    counted = conformal_p_values(scores, null)
+    p = conformal_p_values(scores, null)
     tail = fit_tail(null, LEAST_TAIL, upto=1.0)
-    if tail is None:
-        return counted
-    start = float((null > tail.start).mean())
-    extended = np.where(scores > tail.start, start * tail.survival(scores), 1.0)
-    return np.asarray(np.where(scores > null.max(), extended, counted), np.float64)
+    if tail is not None:
+        far = scores > null.max()
+        p[far] = float((null > tail.start).mean()) * tail.survival(scores[far])
+    return p
 
 
 def rank_p_values(scores: Column) -> Column:

@@ -101,10 +101,17 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
 def _together(found: list[Conduct]) -> Conduct:
     """The behaviour that an image shows most of, at the price of having looked several times."""
     count = len(found)
+    together = found[0]
+    for one in found[1:]:  # two at a time: these are columns as long as the delivery
+        together = Conduct(
+            np.maximum(together.score, one.score),
+            np.minimum(together.p_values, one.p_values),
+            np.minimum(together.clean_p_values, one.clean_p_values),
+        )
     return Conduct(
-        np.max([one.score for one in found], axis=0),
-        np.minimum(1.0, count * np.min([one.p_values for one in found], axis=0)),
-        np.minimum(1.0, count * np.min([one.clean_p_values for one in found], axis=0)),
+        together.score,
+        np.minimum(1.0, count * together.p_values),
+        np.minimum(1.0, count * together.clean_p_values),
     )
 
 

@@ -172,10 +172,11 @@ def _behaves(rows: RowStore, keys: NDArray[np.uint64], columns: Columns, calibra
             yield part[read[first : first + len(part)]]
             first += len(part)
 
-    finite = np.where(np.isposinf(columns.score), float(np.log(2)), columns.score)
+    finite = columns.score[read]
+    finite[np.isposinf(finite)] = np.log(2)
     usual = np.where(np.isposinf(calibration.divergence), float(np.log(2)), calibration.divergence)
     return conduct(
-        Behaved(suspect_rows, columns.groups[read], keys[read], finite[read]),
+        Behaved(suspect_rows, columns.groups[read], keys[read], finite),
         Behaved(lambda: [calibration.behaviour], calibration.teacher_top1, keys_of(calibration.ids), usual),
     )
 
