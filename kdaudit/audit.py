@@ -66,6 +66,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         fitted = workbench.fit_preprocessing(bench, sets, settings, clock)
         bench = bench.with_fitted(fitted)
         pool = controls.read_clean(bench, sets, settings, run, clock)
+        sets = sets.counted
         if request.control and given:
             control = controls.take_control(request.control, given, bench, pool, settings)
         else:

@@ -6,11 +6,14 @@ Arrays in, arrays out. Scores are float64, larger = more suspicious.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Column = NDArray[np.float64]
+Answers = NDArray[np.signedinteger[Any]]
+"""Output indices, -1 for none. Half the memory of int64 where they come as int32, as those of a whole delivery do."""
 
 
 def conformal_p_values(scores: Column, calibration: Column) -> Column:
@@ -20,9 +23,10 @@ def conformal_p_values(scores: Column, calibration: Column) -> Column:
     NaN scores (images that were not read) get p = 1.
     """
     ordered = np.sort(calibration)
-    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
-    p = (1.0 + at_least) / (len(ordered) + 1.0)
-    return np.where(np.isnan(scores), 1.0, p)
+    p = np.subtract(len(ordered) + 1.0, np.searchsorted(ordered, scores, side="left"))  # 1 + those at least as high
+    p /= len(ordered) + 1.0
+    p[np.isnan(scores)] = 1.0
+    return p
 
 
 def calibration_needed(rate: float, alpha: float) -> int:
@@ -155,14 +159,14 @@ class Clean:
 
     Attributes:
         scores: float64 [n].
-        groups: the teacher's answers, int64 [n].
+        groups: the teacher's answers, [n].
     """
 
     scores: Column
-    groups: NDArray[np.int64]
+    groups: Answers
 
 
-def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, transform: "Transform") -> Column:
+def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Transform") -> Column:
     """p-values from the suspect images' own bulk, for rates that no calibration set can resolve.
 
     Each group is judged by a tail fitted on all *other* groups, so that poison which gathers in one group (the
@@ -171,7 +175,7 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, trans
 
     Args:
         scores: [m], NaN where not read, +inf where the teacher's answer was no number.
-        groups: the teacher's answer of each image, int64 [m].
+        groups: the teacher's answer of each image, [m].
         clean: the calibration images, which say how much of a group lies in the tail without poison.
         transform: to the scale on which the tail is fitted.
 
@@ -179,10 +183,9 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, trans
         p-values [m]; 1 below the tail's start and where no tail could be fitted.
     """
     known = np.isfinite(scores)
-    p = np.where(np.isposinf(scores), 0.0, 1.0)
     values = transform(scores[known])
     if len(values) < MIN_EXCEEDANCES / (1 - TAIL_FROM):
-        return p
+        return np.where(np.isposinf(scores), 0.0, 1.0)
     member, yardstick = groups[known], transform(clean.scores)
     out = np.ones(len(values))
     pooled = fit_tail(values)
@@ -199,6 +202,8 @@ def tail_p_values(scores: Column, groups: NDArray[np.int64], clean: Clean, trans
         usual = min(1 - TAIL_FROM, float((values > tail.start).mean()))
         share = _share_in_tail(int((mates > tail.start).sum()), len(mates), usual)
         out[beyond] = share * tail.survival(values[beyond])
+    del values, member  # columns as long as the delivery; what is not needed goes before the next is made
+    p = np.where(np.isposinf(scores), 0.0, 1.0)
     p[known] = out
     return p
 
@@ -214,13 +219,12 @@ def beyond(scores: Column, null: Column) -> Column:
         scores: [m].
         null: scores of images that are innocent, [n].
     """
-    counted = conformal_p_values(scores, null)
+    p = conformal_p_values(scores, null)
     tail = fit_tail(null, LEAST_TAIL, upto=1.0)
-    if tail is None:
-        return counted
-    start = float((null > tail.start).mean())
-    extended = np.where(scores > tail.start, start * tail.survival(scores), 1.0)
-    return np.asarray(np.where(scores > null.max(), extended, counted), np.float64)
+    if tail is not None:
+        far = scores > null.max()
+        p[far] = float((null > tail.start).mean()) * tail.survival(scores[far])
+    return p
 
 
 def rank_p_values(scores: Column) -> Column:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Column, beyond, rank_p_values
+from kdaudit.calibration import Answers, Column, beyond, rank_p_values
 from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Discriminant, Whitening, fold_of
 from kdaudit.trace import common
 
@@ -44,13 +44,13 @@ class Behaved:
     Attributes:
         rows: gives `divergence.behaviour` of all of them in order and part by part, float32 [k, F], finite; asked
             more than once.
-        answers: the teacher's, int64.
+        answers: the teacher's.
         keys: from the digests, uint64.
         score: divergence, float64, finite.
     """
 
     rows: Callable[[], Iterable[Matrix]]
-    answers: NDArray[np.int64]
+    answers: Answers
     keys: NDArray[np.uint64]
     score: Column
 
@@ -101,10 +101,17 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
 def _together(found: list[Conduct]) -> Conduct:
     """The behaviour that an image shows most of, at the price of having looked several times."""
     count = len(found)
+    together = found[0]
+    for one in found[1:]:  # two at a time: these are columns as long as the delivery
+        together = Conduct(
+            np.maximum(together.score, one.score),
+            np.minimum(together.p_values, one.p_values),
+            np.minimum(together.clean_p_values, one.clean_p_values),
+        )
     return Conduct(
-        np.max([one.score for one in found], axis=0),
-        np.minimum(1.0, count * np.min([one.p_values for one in found], axis=0)),
-        np.minimum(1.0, count * np.min([one.clean_p_values for one in found], axis=0)),
+        together.score,
+        np.minimum(1.0, count * together.p_values),
+        np.minimum(1.0, count * together.clean_p_values),
     )
 
 
@@ -152,7 +159,7 @@ def _gathered(parts: Iterable[Matrix], wanted: NDArray[np.int64]) -> Matrix:
     return np.concatenate(found)
 
 
-def _centers(rows: Matrix, answers: NDArray[np.int64]) -> dict[int, Matrix]:
+def _centers(rows: Matrix, answers: Answers) -> dict[int, Matrix]:
     """Mean row of each answer, leaning on the common mean where there are few; -1 is the common one."""
     common = rows.mean(0)
     centers = {-1: common}
@@ -163,7 +170,7 @@ def _centers(rows: Matrix, answers: NDArray[np.int64]) -> dict[int, Matrix]:
     return centers
 
 
-def _centred(rows: Matrix, answers: NDArray[np.int64], centers: dict[int, Matrix]) -> Matrix:
+def _centred(rows: Matrix, answers: Answers, centers: dict[int, Matrix]) -> Matrix:
     """Rows less the mean of calm images with the same answer: that the answer is rare is no sign of anything."""
     out = rows.astype(np.float32)
     for answer in np.unique(answers):

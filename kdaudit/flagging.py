@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import (
+    Answers,
     Clean,
     Column,
     beyond,
@@ -52,7 +53,7 @@ class Columns:
     """
 
     read: NDArray[np.bool_]
-    groups: NDArray[np.int64]
+    groups: Answers
     disagrees: NDArray[np.bool_]
     score: NDArray[np.float64]
 
@@ -73,7 +74,7 @@ class Flags:
     flag: NDArray[np.bool_]
     p_values: NDArray[np.float64]
     extrapolated: NDArray[np.bool_]
-    way: NDArray[np.int64]
+    way: NDArray[np.int8]
     unjudged: NDArray[np.bool_]
     doubtful: NDArray[np.bool_]
 
@@ -117,24 +118,26 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     """
     m = len(suspect.read)
     if rule == "argmax":
-        never = np.zeros(m, bool)
-        return Flags(suspect.disagrees & suspect.read, np.full(m, np.nan), never, np.full(m, -1), never, never)
+        never, none = np.broadcast_to(np.bool_(0), m), np.broadcast_to(np.nan, m)  # one value each, however many images
+        return Flags(suspect.disagrees & suspect.read, none, never, np.broadcast_to(np.int8(-1), m), never, never)
     read = suspect.read
     score, groups = suspect.score[read], suspect.groups[read]
     transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
     counted = conformal_p_values(score, clean.scores)
     tail = tail_p_values(score, groups, clean, transform)
-    own, usual = np.minimum(1.0, 2 * np.minimum(counted, tail)), np.minimum(1.0, 2 * rank_p_values(clean.scores))
     finest = 1 / (len(clean.scores) + 1)
-    further = tail < np.minimum(counted, finest)
-    p, way, strange = own, np.zeros(len(own), np.int64), np.zeros(len(own), bool)
+    further = (tail < counted) & (tail < finest)
+    own, usual = np.minimum(counted, tail), np.minimum(1.0, 2 * rank_p_values(clean.scores))
+    del score, counted, tail  # columns as long as the delivery
+    np.minimum(1.0, np.multiply(own, 2, out=own), out=own)
+    p, way, strange = own, np.zeros(len(own), np.int8), np.zeros(len(own), bool)
     if looks:
         seen = [look.p_values[read] for look in looks]
         second, usual_second = combined(seen, [look.clean_p_values for look in looks])
         second, strange = _known(second, groups, clean, looks, read)
         by_second = second / (1 - OWN_SHARE) < own / OWN_SHARE
         further = np.where(by_second, second < finest, further)
-        way = np.where(by_second, 1 + np.argmin(seen, axis=0), 0)
+        way = np.where(by_second, 1 + np.argmin(seen, axis=0), 0).astype(np.int8)
         p, usual = _weighted(own, second), _weighted(usual, usual_second)
     ranks = CleanRanks(usual, clean.groups)
     carried = [look.p_values[read] for look in looks if look.proven]
@@ -144,7 +147,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
         # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is
         # for images by their answer, half for carriers whatever their answer.
         found = grouped_flags(p, groups, fdr / 2, ranks) | benjamini_hochberg(np.min(carried, axis=0), fdr / 2)
-    flags, p_values, extrapolated, ways = np.zeros(m, bool), np.ones(m), np.zeros(m, bool), np.full(m, -1)
+    flags, p_values, extrapolated, ways = np.zeros(m, bool), np.ones(m), np.zeros(m, bool), np.full(m, -1, np.int8)
     unjudged = np.zeros(m, bool)
     flags[read] = found
     p_values[read] = p
@@ -156,7 +159,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
 
 
 def _known(
-    second: Column, groups: NDArray[np.int64], clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
+    second: Column, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
 ) -> tuple[Column, NDArray[np.bool_]]:
     """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange."""
     answers, counts = np.unique(clean.groups, return_counts=True)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Clean
+from kdaudit.calibration import Answers, Clean
 from kdaudit.clock import Clock
 from kdaudit.comparison import Comparison, Subjects
 from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of
 from kdaudit.interventions import keys_of
-from kdaudit.labelling import label_doubts
+from kdaudit.labelling import Told, label_doubts
 from kdaudit.likeness import Likeness, look
 from kdaudit.pool import Pool
-from kdaudit.quarantine import Manifests, write_manifests
+from kdaudit.quarantine import COLUMNS, Manifests, write_manifests
 from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory
 from kdaudit.search import CleanImages, Suspects
@@ -51,7 +51,7 @@ class Judged:
 
     Attributes:
         columns: what was judged.
-        labels: the data set's label indices, int64 [m], -1 for none.
+        labels: the data set's label indices, [m], -1 for none.
         flags: the image-level result.
         verdict: the model-level result; None when read back from a finished run.
         likeness: the proven triggers, or a trace, and how much of it each image carries; None where there is neither,
@@ -62,7 +62,7 @@ class Judged:
     """
 
     columns: Columns
-    labels: NDArray[np.int64]
+    labels: Answers
     flags: Flags
     verdict: Verdict | None
     likeness: Likeness | None = None
@@ -85,9 +85,8 @@ def judge_rows(
 ) -> Judged:
     """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     column = {"divergence": "divergence", "score": "gap", "argmax": "divergence"}[settings.rule]
-    found = rows.columns(column, "teacher_top1", "student_top1", "teacher_confidence", "student_confidence", "label")
-    score = found[column].astype(np.float64)
-    groups, other = _whole(found["teacher_top1"]), _whole(found["student_top1"])
+    found = rows.columns(column, "teacher_top1", "student_top1", "label")
+    score, groups, other = found[column], found["teacher_top1"], found["student_top1"]
     columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
     behaves, likeness = None, None
     if settings.rule != "argmax" and sets.suspect is not None:
@@ -95,18 +94,14 @@ def judge_rows(
         with clock.stage("look for a trigger", 2 * len(score)) as advance:
             keys = rows.keys()
             behaves = _behaves(rows, keys, columns, calibration) if settings.rule == "divergence" else None
-            ranked = score.copy()  # who is the most suspicious: by what these share where there is enough to learn from
-            if behaves is not None:
-                ranked[columns.read] = behaves.score
-            suspects = Suspects(sets.suspect, columns.read, keys, ranked, groups, other)
+            suspects = Suspects(sets.suspect, columns.read, keys, _ranked(columns, behaves), groups, other)
             clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
+        del keys, suspects  # 16 bytes an image
     with clock.stage("judge"):
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
         looks = _looks(columns.read, behaves, likeness)
         flags = flag(columns, clean, settings.rule, settings.fdr, looks)
-        plain, labels = columns.read & ~flags.flag, _whole(found["label"])
-        sure = np.minimum(found["teacher_confidence"], found["student_confidence"])
         order = bench.fitted.class_order if bench.fitted else None
         verdict = judge(
             columns,
@@ -118,16 +113,40 @@ def judge_rows(
             bench.signature.class_names,
             likeness.found if likeness else (),
             likeness.trace if likeness else None,
-            label_doubts(labels[plain], order, groups[plain], other[plain], sure[plain]),
+            label_doubts(map(_told, _unflagged(rows, columns, flags)), order),
         )
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)
     reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks))
     validity = assumptions(
-        Seen(found["student_confidence"][plain].astype(np.float64), other[plain]),
+        (Seen(part["student_confidence"], part["student_top1"]) for part in _unflagged(rows, columns, flags)),
         Seen(calibration.student_confidence, calibration.student_top1),
     )
-    return Judged(columns, labels, flags, verdict, likeness, reasons, patterns, validity)
+    return Judged(columns, found["label"], flags, verdict, likeness, reasons, patterns, validity)
+
+
+def _ranked(columns: Columns, behaves: Conduct | None) -> NDArray[np.float64]:
+    """Who is the most suspicious, [m]: by what these share where there is enough to learn from."""
+    if behaves is None:
+        return columns.score
+    ranked = columns.score.copy()
+    ranked[columns.read] = behaves.score
+    return ranked
+
+
+def _unflagged(rows: RowStore, columns: Columns, flags: Flags) -> Iterator[dict[str, NDArray[Any]]]:
+    """What is judged besides the columns, of images that were read and not flagged: part by part, and never held."""
+    first = 0
+    for part in rows.numbers("label", "teacher_top1", "student_top1", "teacher_confidence", "student_confidence"):
+        span = slice(first, first + len(part["label"]))
+        plain = columns.read[span] & ~flags.flag[span]
+        yield {name: column[plain] for name, column in part.items()}
+        first = span.stop
+
+
+def _told(part: dict[str, NDArray[Any]]) -> Told:
+    sure = np.minimum(part["teacher_confidence"], part["student_confidence"])
+    return Told(part["label"], part["teacher_top1"], part["student_top1"], sure)
 
 
 def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness | None) -> list[SecondLook]:
@@ -153,10 +172,11 @@ def _behaves(rows: RowStore, keys: NDArray[np.uint64], columns: Columns, calibra
             yield part[read[first : first + len(part)]]
             first += len(part)
 
-    finite = np.where(np.isposinf(columns.score), float(np.log(2)), columns.score)
+    finite = columns.score[read]
+    finite[np.isposinf(finite)] = np.log(2)
     usual = np.where(np.isposinf(calibration.divergence), float(np.log(2)), calibration.divergence)
     return conduct(
-        Behaved(suspect_rows, columns.groups[read], keys[read], finite[read]),
+        Behaved(suspect_rows, columns.groups[read], keys[read], finite),
         Behaved(lambda: [calibration.behaviour], calibration.teacher_top1, keys_of(calibration.ids), usual),
     )
 
@@ -195,7 +215,7 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, run: RunDirectory)
 
     rows.finish(run.file("samples.parquet"), more, leave_out=("why_not_read", "behaviour"))
     with pq.ParquetFile(run.file("samples.parquet")) as file:
-        tables = (file.read_row_group(i) for i in range(file.num_row_groups))
+        tables = (file.read_row_group(i, columns=list(COLUMNS)) for i in range(file.num_row_groups))
         classes = sets.suspect.classes if sets.suspect else None
         return write_manifests(tables, classes, run.file("kept.csv"), run.file("quarantine.csv"))
 
@@ -209,7 +229,8 @@ def read_judged(run: RunDirectory) -> Judged:
     nothing = np.full(len(read), np.nan)
     columns = Columns(read, _whole(table["teacher_top1"].to_numpy()), np.zeros(len(read), bool), nothing)
     flag, doubtful = (table[name].to_numpy().astype(bool) for name in ("flag", "doubtful"))
-    flags = Flags(flag, nothing, np.zeros(len(read), bool), np.full(len(read), -1), np.zeros(len(read), bool), doubtful)
+    never = np.zeros(len(read), bool)
+    flags = Flags(flag, nothing, never, np.full(len(read), -1, np.int8), never, doubtful)
     patterns = load_patterns(run.state / PATTERNS)
     return Judged(columns, _whole(table["label"].to_numpy()), flags, None, patterns=patterns)
 

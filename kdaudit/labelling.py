@@ -4,10 +4,14 @@ Poison has its label from the attacker and its answer from the trigger; here are
 one and the same other answer. A model that has learned wrong labels by heart hides them, so this is a lower bound.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kdaudit.calibration import Answers
 
 SURE = 0.8
 """Confidence that both networks must have in the other answer: at half of it, hard images are the most of them."""
@@ -29,25 +33,36 @@ class LabelDoubts:
     labelled: int = 0
 
 
-def label_doubts(
-    labels: NDArray[np.int64],
-    order: tuple[int, ...] | None,
-    teacher: NDArray[np.int64],
-    student: NDArray[np.int64],
-    confidence: NDArray[np.floating],
-) -> LabelDoubts:
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """Images that were read and not flagged, as columns [m].
+
+    Attributes:
+        labels: label indices, whole numbers; -1 for none.
+        teacher: the model's answers, whole numbers.
+        student: the control's answers, whole numbers.
+        confidence: the smaller of both networks' confidences in their answers, 0..1.
+    """
+
+    labels: Answers
+    teacher: Answers
+    student: Answers
+    confidence: NDArray[np.floating[Any]]
+
+
+def label_doubts(parts: Iterable[Told], order: tuple[int, ...] | None) -> LabelDoubts:
     """Count the labels that neither network believes.
 
     Args:
-        labels: label indices of images that were read and not flagged, [m]; -1 for none.
+        parts: the images, in parts.
         order: output index of each label index; None: the same.
-        teacher: the model's answers, [m].
-        student: the control's answers, [m].
-        confidence: the smaller of both networks' confidences in their answers, [m], 0..1.
     """
-    has = labels >= 0
-    outputs = labels[has] if order is None else np.asarray(order, np.int64)[labels[has]]
-    model, control, sure = teacher[has], student[has], confidence[has] >= SURE
-    if len(outputs) == 0 or (model == outputs).mean() < FITTING:
-        return LabelDoubts()
-    return LabelDoubts(int(((model == control) & (model != outputs) & sure).sum()), len(outputs))
+    doubted = given = labelled = 0
+    for part in parts:
+        has = part.labels >= 0
+        outputs = part.labels[has] if order is None else np.asarray(order, np.int64)[part.labels[has]]
+        model, control, sure = part.teacher[has], part.student[has], part.confidence[has] >= SURE
+        doubted += int(((model == control) & (model != outputs) & sure).sum())
+        given += int((model == outputs).sum())
+        labelled += len(outputs)
+    return LabelDoubts(doubted, labelled) if labelled and given >= FITTING * labelled else LabelDoubts()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Column
+from kdaudit.calibration import Answers, Column
 
 ENTRANCE = 0.2
 """Share of the error rate that is spent on the question which groups hold anything at all."""
@@ -25,15 +25,15 @@ class CleanRanks:
 
     Attributes:
         p_values: [n], computed as the suspect images' are.
-        groups: int64 [n].
+        groups: whole numbers, [n].
     """
 
     p_values: Column
-    groups: NDArray[np.int64]
+    groups: Answers
 
 
 def grouped_flags(
-    p_values: Column, groups: NDArray[np.int64], alpha: float, clean: CleanRanks | None = None
+    p_values: Column, groups: Answers, alpha: float, clean: CleanRanks | None = None
 ) -> NDArray[np.bool_]:
     """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
 
@@ -47,7 +47,7 @@ def grouped_flags(
 
     Args:
         p_values: [m].
-        groups: int64 [m].
+        groups: whole numbers, [m].
         alpha: innocent share of the flags to stay under.
         clean: clean images for the second way in; None: Simes' p-value alone.
 
@@ -55,11 +55,11 @@ def grouped_flags(
         Flags [m].
     """
     flags = np.zeros(len(p_values), bool)
-    names, member = np.unique(groups, return_inverse=True)
+    order = np.argsort(groups, kind="stable")
+    names, starts = np.unique(groups[order], return_index=True)
     if len(names) == 0:
         return flags
-    order = np.argsort(member, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
+    rows = np.split(order, starts[1:])
     entrance = np.array([simes(p_values[r]) for r in rows])
     if clean is not None:
         crowds = [crowd(p_values[r], clean.p_values[clean.groups == g]) for r, g in zip(rows, names, strict=True)]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+COLUMNS = ("id", "path", "label", "status", "flag", "doubtful", "reason", "score", "p_value")
+
 RISKY = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """First characters from which a spreadsheet may read a formula; the wide ones count as well."""
 
@@ -39,7 +41,7 @@ def write_manifests(
     beside the images; quarantine.csv has `path,label,id,status,reason,score,p_value`. No cell of theirs is a formula.
 
     Args:
-        tables: the parts of samples.parquet, in order.
+        tables: the parts of samples.parquet, in order; their `COLUMNS`.
         classes: names of the labels; labels are written as names, or as numbers where there are none.
         kept: path of the detoxified manifest.
         quarantine: path of the quarantine manifest.
@@ -52,24 +54,15 @@ def write_manifests(
         good_rows.writerow(["path", "label", "id", "doubtful"])
         bad_rows.writerow(["path", "label", "id", "status", "reason", "score", "p_value"])
         for table in tables:
-            for row in table.to_pylist():
-                label = _name(row["label"], classes)
-                keep = row["status"] == "read" and not row["flag"]
+            columns = (table[name].to_pylist() for name in COLUMNS)  # millions of rows: no dictionary for each
+            for image, path, index, status, flag, doubtful, reason, score, p_value in zip(*columns, strict=True):
+                path, label = harmless_path(path), _name(index, classes)  # noqa: PLW2901
+                keep = status == "read" and not flag
                 counts[keep] += 1
                 if keep:
-                    good_rows.writerow([harmless_path(row["path"]), label, row["id"], int(row["doubtful"])])
+                    good_rows.writerow((path, label, image, int(doubtful)))
                 else:
-                    bad_rows.writerow(
-                        [
-                            harmless_path(row["path"]),
-                            label,
-                            row["id"],
-                            row["status"],
-                            harmless(row["reason"]),
-                            row["score"],
-                            row["p_value"],
-                        ]
-                    )
+                    bad_rows.writerow((path, label, image, status, harmless(reason), score, p_value))
         good.detach()
         bad.detach()
     return Manifests(counts[True], counts[False])

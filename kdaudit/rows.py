@@ -64,33 +64,44 @@ class RowStore:
             self._write()
 
     def columns(self, *names: str) -> dict[str, NDArray[Any]]:
-        """Numeric columns over all parts, each [n]."""
-        import pyarrow.parquet as pq
+        """Numeric columns over all parts, each [n]: as `numbers` gives them, in no more memory than they take."""
+        whole: dict[str, NDArray[Any]] = {}
+        first = 0
+        for part in self.numbers(*names):
+            for name, column in part.items():
+                if name not in whole:
+                    whole[name] = np.empty(self.count, column.dtype)
+                whole[name][first : first + len(column)] = column
+            first += len(part[names[0]])
+        return whole
 
-        parts = [pq.read_table(part, columns=list(names)) for part in self._parts()]
-        return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
+    def numbers(self, *names: str) -> Iterator[dict[str, NDArray[Any]]]:
+        """Numeric columns part by part, each [k]; nulls are -1 where the numbers are whole (int32), NaN elsewhere."""
+        import pyarrow as pa
+
+        for table in self.tables(*names):
+            columns = {name: table[name] for name in names}
+            whole = {name: column.fill_null(-1) for name, column in columns.items() if pa.types.is_integer(column.type)}
+            yield {name: column.to_numpy() for name, column in (columns | whole).items()}
 
     def behaviour(self) -> Iterator[NDArray[np.float32]]:
         """The rows of behaviour part by part, float32 [k, F]; NaN where an image was not read."""
-        import pyarrow.parquet as pq
-
-        for part in self._parts():
-            column = pq.read_table(part, columns=["behaviour"])["behaviour"].combine_chunks()
+        for part in self.tables("behaviour"):
+            column = part["behaviour"].combine_chunks()
             yield column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
 
     def keys(self) -> NDArray[np.uint64]:
         """A number from each row's content digest, uint64 [n]."""
-        import pyarrow.parquet as pq
+        return np.concatenate([keys_of(part["id"].to_pylist()) for part in self.tables("id")])
 
-        parts = [keys_of(pq.read_table(part, columns=["id"])["id"].to_pylist()) for part in self._parts()]
-        return np.concatenate(parts)
-
-    def tables(self) -> "Iterator[pa.Table]":
-        """The parts, in order."""
+    def tables(self, *columns: str) -> "Iterator[pa.Table]":
+        """The parts, in order: these columns of them, or all."""
         import pyarrow.parquet as pq
 
         for part in self._parts():
-            yield pq.read_table(part)
+            # Not read_table: what that loads and the threads it starts take forty megabytes.
+            with pq.ParquetFile(part) as file:
+                yield file.read(columns=list(columns) or None, use_threads=False)
 
     def finish(
         self,

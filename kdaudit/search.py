@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.calibration import Answers
 from kdaudit.comparison import Subjects
 from kdaudit.discriminant import (
     LEAST_SEEDS,
@@ -65,8 +66,8 @@ class Suspects:
     read: NDArray[np.bool_]
     keys: NDArray[np.uint64]
     score: NDArray[np.float64]
-    teacher: NDArray[np.int64]
-    student: NDArray[np.int64]
+    teacher: Answers
+    student: Answers
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -124,16 +124,16 @@ def evidence_of(
         calibration=len(calibration),
         visible_rate=min(1.0, PRICE * smallest_visible_rate(len(calibration), fdr)),
         gatherings=gatherings,
-        disagreement=float(suspect.disagrees[read].mean()) if scanned else 0.0,
+        disagreement=np.count_nonzero(suspect.disagrees & read) / scanned if scanned else 0.0,
         disagreement_clean=float((calibration.teacher_top1 != calibration.student_top1).mean()),
-        excess=float((suspect.score[read] > q90).mean() - (clean_score > q90).mean()) if scanned else 0.0,
+        excess=np.count_nonzero(suspect.score > q90) / scanned - float((clean_score > q90).mean()) if scanned else 0.0,
     )
 
 
 def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str, ...] | None) -> list[Finding]:
     """Findings about the model's behaviour; `names`: its class names, for the sentences."""
     found = []
-    strange = int(np.isposinf(suspect.score[suspect.read]).sum())
+    strange = int(np.isposinf(suspect.score).sum())
     if strange:
         found.append(Finding("KDA204", "high", f"the model answers {strange:,} images with values that are no numbers"))
     found += [_trigger_finding(one, names) for one in evidence.triggers]

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import interval
+from kdaudit.calibration import Answers, interval
 from kdaudit.comparison import Subjects
 from kdaudit.digest import replacing
 
@@ -107,16 +107,14 @@ class Transplant:
         return self.teacher >= FLIPPED * self.images and low > FACTOR * self.student / self.images and low > high
 
 
-def recover(
-    members: Pixels, member_answers: NDArray[np.int64], ordinary: Pixels, ordinary_answers: NDArray[np.int64]
-) -> Pattern | None:
+def recover(members: Pixels, member_answers: Answers, ordinary: Pixels, ordinary_answers: Answers) -> Pattern | None:
     """What some images share beyond what they show.
 
     Args:
         members: images of one cluster, uint8 [n, H, W, C].
-        member_answers: the control's answers on them, int64 [n].
+        member_answers: the control's answers on them, [n].
         ordinary: images that were not flagged, uint8 [m, H, W, C].
-        ordinary_answers: the control's answers on these, int64 [m].
+        ordinary_answers: the control's answers on these, [m].
 
     Returns:
         The pattern, or None where there are too few images or nothing differs beyond chance.
@@ -203,7 +201,7 @@ def load_patterns(path: Path) -> tuple[Pattern, ...]:
         )  # fmt: skip
 
 
-def _matched(members: NDArray[np.int64], ordinary: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _matched(members: Answers, ordinary: Answers) -> NDArray[np.float64] | None:
     """Weights [m] of the ordinary images, such that the control's answers are as frequent as among the members."""
     if len(members) == 0 or len(ordinary) == 0:
         return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.calibration import Answers
 from kdaudit.distillation import top1_of
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder, Geometry, Source
@@ -88,8 +89,8 @@ def read_kept(
     geometry: Geometry,
     keep: NDArray[np.bool_],
     flagged: NDArray[np.bool_],
-    answers: NDArray[np.int64],
-    labels: NDArray[np.int64],
+    answers: Answers,
+    labels: Answers,
     outputs: NDArray[np.int64],
     *,
     cache: Path,
@@ -103,8 +104,8 @@ def read_kept(
         geometry: what the networks want.
         keep: per record of the source, bool [N]: read, not flagged, labelled.
         flagged: per record, bool [N].
-        answers: per record, the teacher's answers, int64 [N].
-        labels: per record, the data set's label indices, int64 [N]; -1 for none.
+        answers: per record, the teacher's answers, [N].
+        labels: per record, the data set's label indices, [N]; -1 for none.
         outputs: label index -> model output index, int64 [K].
         cache: file that the pixels are mapped from.
         on_image: told the number of records done since the last call.
@@ -125,7 +126,7 @@ def read_kept(
         quarantined.extend(decoded[~is_kept])
         done += count
     bad = np.stack(quarantined) if quarantined else np.empty((0, *shape[1:]), np.uint8)
-    return Kept(pixels, targets, bad, answers[shown])
+    return Kept(pixels, targets, bad, answers[shown].astype(np.int64))
 
 
 def tune(

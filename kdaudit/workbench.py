@@ -1,6 +1,5 @@
 """Setting up: the teacher in a session, the two image sets, the preprocessing. Stages 2 and 3 with their doors open."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +22,7 @@ from kdaudit.sample import Decoder, Source, Status
 from kdaudit.session import Session, open_session
 from kdaudit.settings import Settings
 from kdaudit.signature import Signature
-from kdaudit.source import Survey, open_source, survey
+from kdaudit.source import Survey, digests_of, open_source, survey
 
 CLEAN_NAMES = ("clean", "unlabeled", "unlabelled")
 SAMPLE_SPOTS, SAMPLE_RUN = 250, 2
@@ -60,6 +59,11 @@ class Sets:
     clean: Source
     suspect_survey: Survey
     clean_survey: Survey
+
+    @property
+    def counted(self) -> "Sets":
+        """Without the digests, once what both sets share was left out of the clean pool."""
+        return replace(self, suspect_survey=self.suspect_survey.counted, clean_survey=self.clean_survey.counted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,8 +194,7 @@ def survey_both(places: Places, clock: Clock) -> Sets:
 
 def identity(bench: Workbench, sets: Sets) -> str:
     """Names model and images together: what a run directory has kept under another name is not of this audit."""
-    contents = [hashlib.sha256(s.digests.tobytes()).hexdigest() for s in (sets.suspect_survey, sets.clean_survey)]
-    return joint_digest(bench.teacher.canonical_digest, *contents)
+    return joint_digest(bench.teacher.canonical_digest, sets.suspect_survey.contents, sets.clean_survey.contents)
 
 
 def fit_preprocessing(bench: Workbench, sets: Sets, settings: Settings, clock: Clock) -> Fitted:
@@ -247,7 +250,8 @@ def _draw(source: Source, count: int) -> tuple[list[bytes], list[int | None]]:
 
 
 def _nothing() -> Survey:
-    return Survey(0, 0, 0, 0, None, 0, np.empty((0, 2), np.uint64), 0)
+    nothing = np.empty((0, 2), np.uint64)
+    return Survey(0, 0, 0, 0, None, 0, nothing, 0, digests_of(nothing))
 
 
 def _no_clean_pool(data: Path) -> str:

@@ -153,11 +153,15 @@ def test_an_infinite_score_is_a_value_and_no_null():
     assert table["teacher_top1"].to_pylist() == [0, -1]
 
 
-def test_nulls_come_back_as_nan(tmp_path):
+def test_nulls_come_back_as_nan_or_as_minus_one(tmp_path):
     store = filled(tmp_path, comparison(0, 10), comparison(10, 10, unread=(12,)))
     found = store.columns("divergence", "teacher_top1")
     assert np.flatnonzero(np.isnan(found["divergence"])).tolist() == [12]
-    assert np.flatnonzero(np.isnan(found["teacher_top1"])).tolist() == [12]
+    assert np.flatnonzero(found["teacher_top1"] == -1).tolist() == [12]
+    assert (found["divergence"].dtype, found["teacher_top1"].dtype) == (np.float64, np.int32)
+    parts = [part["teacher_top1"].tolist() for part in store.numbers("teacher_top1")]
+    assert [len(part) for part in parts] == [10, 10]
+    assert [*parts[0], *parts[1]] == found["teacher_top1"].tolist()
 
 
 def test_finishing_keeps_the_order_adds_columns_and_leaves_columns_out(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 
 from kdaudit.validity import Seen, assumptions
 
@@ -14,12 +15,12 @@ def seen(n: int, seed: int, power: float = 3.0, shares: tuple[float, ...] = (0.2
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(("m", "n"), [(25_000, 500), (1000, 40), (60, 1000)])
 def test_images_of_one_kind_are_of_one_kind(seed, m, n):
-    found = assumptions(seen(m, seed), seen(n, 100 + seed))
+    found = assumptions([seen(m, seed)], seen(n, 100 + seed))
     assert [one.holds for one in found] == [True, True]
 
 
 def test_a_harder_delivery_is_seen():
-    kind, mix = assumptions(seen(25_000, 0, power=1.5), seen(500, 1))
+    kind, mix = assumptions([seen(25_000, 0, power=1.5)], seen(500, 1))
     assert not kind.holds
     assert kind.p_value < 1e-6
     assert "500 clean images, 25,000 suspect ones" in kind.statement
@@ -27,10 +28,10 @@ def test_a_harder_delivery_is_seen():
 
 
 def test_other_classes_are_seen_and_a_small_difference_is_none():
-    kind, mix = assumptions(seen(25_000, 0, shares=(0.7, 0.1, 0.1, 0.1)), seen(500, 1))
+    kind, mix = assumptions([seen(25_000, 0, shares=(0.7, 0.1, 0.1, 0.1))], seen(500, 1))
     assert kind.holds
     assert not mix.holds
-    sure, mix = assumptions(seen(200_000, 0, power=3.1, shares=(0.27, 0.25, 0.24, 0.24)), seen(200_000, 1))
+    sure, mix = assumptions([seen(200_000, 0, power=3.1, shares=(0.27, 0.25, 0.24, 0.24))], seen(200_000, 1))
     assert sure.p_value < 1e-3  # certain, and of no weight
     assert sure.holds
     assert mix.p_value < 1e-3
@@ -39,7 +40,20 @@ def test_other_classes_are_seen_and_a_small_difference_is_none():
 
 def test_answers_that_are_none_and_sets_that_are_empty_do_no_harm():
     one = seen(50, 0)
-    assert assumptions(one, Seen(np.empty(0), np.empty(0, np.int64))) == ()
-    assert assumptions(Seen(np.empty(0), np.empty(0, np.int64)), one) == ()
+    assert assumptions([one], Seen(np.empty(0), np.empty(0, np.int64))) == ()
+    assert assumptions([Seen(np.empty(0), np.empty(0, np.int64))], one) == assumptions([], one) == ()
     strange = Seen(np.full(5, 0.5), np.array([-1, -1, -1, 0, 0]))
-    assert len(assumptions(strange, strange)) == 2
+    assert len(assumptions([strange], strange)) == 2
+
+
+@pytest.mark.parametrize(("m", "n", "step"), [(400, 300, 0.0), (30_000, 500, 0.05), (2000, 15_000, 0.01)])
+def test_parts_and_scipy_agree_on_how_far_apart_the_confidences_are(m, n, step):
+    suspect, clean = (seen(k, k, power) for k, power in ((m, 2.8), (n, 3.0)))
+    if step:  # ties
+        suspect, clean = (Seen(np.round(one.confidence / step) * step, one.answers) for one in (suspect, clean))
+    parts = [Seen(suspect.confidence[i : i + 999], suspect.answers[i : i + 999]) for i in range(0, m, 999)]
+    kind, mix = assumptions(parts, clean)
+    expected = ks_2samp(suspect.confidence, clean.confidence, method="asymp")
+    assert f"alike up to {expected.statistic:.1%}" in kind.statement
+    assert kind.p_value == pytest.approx(expected.pvalue, rel=1e-6)
+    assert mix == assumptions([suspect], clean)[1]

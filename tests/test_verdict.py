@@ -11,7 +11,7 @@ from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.comparison import Comparison
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
-from kdaudit.labelling import LabelDoubts, label_doubts
+from kdaudit.labelling import LabelDoubts, Told, label_doubts
 from kdaudit.search import Found
 from kdaudit.settings import Settings
 from kdaudit.signs import BEHAVIOUR
@@ -409,9 +409,11 @@ def test_labels_are_doubted_only_where_both_networks_are_sure_of_one_other_answe
     teacher = np.array([0, 1, 2, 1, 1, 0, 1, 2])
     student = np.array([0, 1, 2, 1, 1, 1, 1, 2])
     sure = np.array([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.7])
-    assert label_doubts(labels, None, teacher, student, sure) == LabelDoubts(1, 7)
+    parts = [Told(labels[s], teacher[s], student[s], sure[s]) for s in (slice(3), slice(3, None))]
+    assert label_doubts(parts, None) == LabelDoubts(1, 7)
     order = (2, 0, 1)  # output of each label
-    moved = np.array(order)
-    assert label_doubts(labels, order, moved[teacher], moved[student], sure) == LabelDoubts(1, 7)
-    assert label_doubts(labels, order, teacher, student, sure) == LabelDoubts()  # labels of another list of classes
-    assert label_doubts(np.full(3, -1), None, teacher[:3], student[:3], sure[:3]) == LabelDoubts()
+    moved = [Told(p.labels, np.array(order)[p.teacher], np.array(order)[p.student], p.confidence) for p in parts]
+    assert label_doubts(moved, order) == LabelDoubts(1, 7)
+    assert label_doubts(parts, order) == LabelDoubts()  # labels of another list of classes
+    unlabelled = Told(np.full(3, -1), teacher[:3], student[:3], sure[:3])
+    assert label_doubts([unlabelled], None) == label_doubts([], None) == LabelDoubts()

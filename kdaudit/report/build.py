@@ -1,11 +1,11 @@
 """From the values of an audit to its report document."""
 
 import shlex
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdaudit.clock import Clock, Pace
 from kdaudit.control import Control
@@ -35,6 +35,7 @@ from kdaudit.report.sections import (
 from kdaudit.sample import Source
 from kdaudit.settings import Settings
 from kdaudit.source import Survey
+from kdaudit.stretches import stretches
 from kdaudit.verdict import Verdict
 from kdaudit.version import __version__
 from kdaudit.workbench import Sets, Workbench
@@ -244,19 +245,23 @@ def _judgement(judged: Judged, verdict: Verdict, sets: Sets, bench: Workbench, s
             )
             for g in evidence.gatherings
         ],
-        by_label=_by_label(judged.labels, judged, sets.suspect.classes if sets.suspect else None),
+        by_label=_by_label(judged, sets.suspect.classes if sets.suspect else None),
         statement=_statement(verdict, settings),
     )
 
 
-def _by_label(labels: NDArray[np.int64], judged: Judged, classes: tuple[str, ...] | None) -> list[LabelRow]:
-    read, flagged = judged.columns.read, judged.flags.flag
-    rows = []
-    for label in np.unique(labels[read]):
-        here = read & (labels == label)
-        name = None if label < 0 or classes is None else classes[label]
-        rows.append(LabelRow(label=int(label), name=name, flagged=rate_of(int(flagged[here].sum()), int(here.sum()))))
-    return rows
+def _by_label(judged: Judged, classes: tuple[str, ...] | None) -> list[LabelRow]:
+    images, flagged = Counter[int](), Counter[int]()
+    for span in stretches(len(judged.labels)):
+        read, flag, labels = judged.columns.read[span], judged.flags.flag[span], judged.labels[span]
+        for count, here in ((images, read), (flagged, read & flag)):
+            found, numbers = np.unique(labels[here], return_counts=True)
+            count.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
+    names = dict(enumerate(classes or ()))
+    return [
+        LabelRow(label=label, name=names.get(label), flagged=rate_of(flagged[label], images[label]))
+        for label in sorted(images)
+    ]
 
 
 def _command(model: Path, control: Path | None, sets: Sets, settings: Settings) -> str:

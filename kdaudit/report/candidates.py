@@ -1,29 +1,24 @@
-"""The flagged images as the report needs them: read from samples.parquet, grouped, and counted for the plots."""
+"""The flagged images as the report needs them: grouped, and counted for the plots."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import interval
+from kdaudit.flagging import Columns, Flags
 from kdaudit.report.results import AnswerCount, ClusterSection, PlotsSection
 from kdaudit.report.sections import Rate, ReasonRow, UnreadRow
 from kdaudit.search import Found
 from kdaudit.signs import MIN_GATHERED
+from kdaudit.stretches import stretches
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-COLUMNS = (
-    "id", "path", "label", "status", "teacher_top1", "student_top1", "score", "p_value", "flag", "reason", "trigger",
-)  # fmt: skip
-MAX_EXAMPLES, MAX_UNREAD, MAX_REASONS, MAX_CLUSTERS = 20, 100, 50, 200
-BINS = 48
+MAX_EXAMPLES, MAX_CLUSTERS = 20, 200
+BINS, P_BINS = 48, 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +36,7 @@ class Candidates:
         p_values: float64; NaN where the rule has none.
         triggers: the proven pattern that an image is flagged for, int64; -1 for none.
         clusters: index into the clusters of `group`, int64.
-        kept: rows that were read and not flagged, int64 [m]: what the candidates are compared with.
+        kept: some rows that were read and not flagged, int64 [m]: what the candidates are compared with.
         kept_control: the control's answers to these, int64 [m].
         unread: the first images that were not scanned.
         reasons: how many were not scanned, by reason.
@@ -79,60 +74,6 @@ class Evidence:
     found: Candidates
     clusters: list[ClusterSection]
     plots: PlotsSection | None
-
-
-def read_candidates(samples: Path) -> Candidates:
-    """Collect the candidates of a finished comparison, one row group in memory at a time.
-
-    Args:
-        samples: samples.parquet.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    flagged: list[pa.Table] = []
-    rows, kept, kept_control = [], [], []
-    unread: list[UnreadRow] = []
-    reasons: Counter[tuple[str, str]] = Counter()
-    with pq.ParquetFile(samples) as file:
-        names = [n for n in COLUMNS if n in file.schema_arrow.names]  # no `trigger` where none was proven
-        first = 0
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=names)
-            flag = _bools(table, "flag")
-            read = np.array([s == "read" for s in table["status"].to_pylist()], bool)
-            numbers = first + np.arange(len(table))
-            flagged.append(table.filter(pa.array(flag)))
-            rows.append(numbers[flag])
-            kept.append(numbers[read & ~flag])
-            kept_control.append(_whole(table, "student_top1")[read & ~flag])
-            _count_unread(table.filter(pa.array(~read)), unread, reasons)
-            first += len(table)
-    whole = pa.concat_tables(flagged)
-    scores = np.nan_to_num(_floats(whole, "score"), nan=0.0, posinf=np.inf)
-    order = np.lexsort((np.concatenate(rows), -scores))
-    whole = whole.take(pa.array(order))
-    teacher, control = _whole(whole, "teacher_top1"), _whole(whole, "student_top1")
-    triggers = _whole(whole, "trigger") if "trigger" in names else np.full(len(whole), -1)
-    return Candidates(
-        rows=np.concatenate(rows)[order],
-        digests=tuple(i.partition(":")[0] for i in whole["id"].to_pylist()),
-        paths=tuple(whole["path"].to_pylist()),
-        labels=_whole(whole, "label"),
-        teacher=teacher,
-        control=control,
-        scores=scores[order],
-        p_values=_floats(whole, "p_value"),
-        triggers=triggers,
-        clusters=group_of(teacher, control, triggers),
-        kept=np.concatenate(kept),
-        kept_control=np.concatenate(kept_control),
-        unread=tuple(unread),
-        reasons=tuple(
-            ReasonRow(status="skipped" if status == "skipped" else "unreadable", reason=reason, images=n)
-            for (status, reason), n in reasons.most_common(MAX_REASONS)
-        ),
-    )
 
 
 def group_of(teacher: NDArray[np.int64], control: NDArray[np.int64], triggers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -190,50 +131,56 @@ def cluster_sections(found: Candidates, names: Mapping[int, str], proven: Sequen
     return sections
 
 
-def plots_of(
-    score_name: str,
-    scores: NDArray[np.float64],
-    flagged: NDArray[np.bool_],
-    p_values: NDArray[np.float64],
-    clean: NDArray[np.float64],
-) -> PlotsSection | None:
+def plots_of(score_name: str, suspect: Columns, flags: Flags, clean: NDArray[np.float64]) -> PlotsSection | None:
     """Histograms for the report; None where there is nothing to draw.
 
     Args:
         score_name: what the score is called.
-        scores: of the suspect images that were read, float64 [n]; may hold +inf, which counts in the last bin.
-        flagged: which of them are flagged, bool [n].
-        p_values: their p-values, float64 [n]; NaN where there is none.
+        suspect: columns of the suspect images; an infinite score counts in the last bin.
+        flags: what was flagged, and p-values.
         clean: scores of the calibration images, float64 [c].
     """
-    every = np.concatenate([scores, clean])
-    finite = every[np.isfinite(every)]
-    if not len(finite):
+    edges = _edges([*(suspect.score[span] for span in stretches(len(suspect.score))), clean])
+    if edges is None:
         return None
-    low, high = float(finite.min()), float(finite.max())
-    if low >= 0:
-        # Divergences span many powers of ten; what matters is at the upper end and what is usual at the lower.
-        low = max(float(finite[finite > 0].min(initial=high)), high * 1e-6, 1e-12)
-        edges = np.geomspace(low, max(high, low * 1.01), BINS + 1)
-    else:
-        edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
 
-    def counts(values: NDArray[np.float64]) -> list[int]:
-        inside = np.clip(values, edges[0], edges[-1])
-        return [int(n) for n in np.histogram(inside, edges)[0]]
+    def counts(values: NDArray[np.float64]) -> NDArray[np.int64]:
+        return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
 
-    known = p_values[np.isfinite(p_values)]
-    hits = scores[flagged]
-    least = float(hits.min(initial=np.inf))  # 0 where an image was flagged for its behaviour and never mixed
+    unflagged, flagged, p_values = np.zeros(BINS, int), np.zeros(BINS, int), np.zeros(P_BINS, int)
+    least = np.inf  # 0 where an image was flagged for its behaviour and never mixed
+    for span in stretches(len(suspect.score)):
+        read, flag, score = suspect.read[span], flags.flag[span], suspect.score[span]
+        hits, known = score[read & flag], flags.p_values[span][read]
+        unflagged += counts(score[read & ~flag])
+        flagged += counts(hits)
+        p_values += np.histogram(known[np.isfinite(known)], P_BINS, (0.0, 1.0))[0]
+        least = float(hits.min(initial=least))
     return PlotsSection(
         score_name=score_name,
-        score_edges=[float(edge) for edge in edges],
-        calibration=counts(clean),
-        unflagged=counts(scores[~flagged]),
-        flagged=counts(hits),
+        score_edges=edges.tolist(),
+        calibration=counts(clean).tolist(),
+        unflagged=unflagged.tolist(),
+        flagged=flagged.tolist(),
         threshold=least if np.isfinite(least) and least != 0 else None,
-        p_values=[int(n) for n in np.histogram(known, 20, (0.0, 1.0))[0]],
+        p_values=p_values.tolist(),
     )
+
+
+def _edges(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64] | None:
+    """Edges of the bins, float64 [BINS + 1]; None where no score is finite."""
+    low, high, least = np.inf, -np.inf, np.inf  # least: the smallest above 0
+    for part in parts:
+        finite = part[np.isfinite(part)]
+        low, high = float(finite.min(initial=low)), float(finite.max(initial=high))
+        least = float(finite[finite > 0].min(initial=least))
+    if low > high:
+        return None
+    if low < 0:
+        return np.linspace(low, max(high, low + 1e-9), BINS + 1)
+    # Divergences span many powers of ten; what matters is at the upper end and what is usual at the lower.
+    low = max(min(least, high), high * 1e-6, 1e-12)
+    return np.geomspace(low, max(high, low * 1.01), BINS + 1)
 
 
 def rate_of(hits: int, n: int) -> Rate:
@@ -281,25 +228,3 @@ def _statement(
             f"{proof.teacher:,} to {where} in the model and {proof.student:,} in the control"
         )
     return f"{size:,} {images} that the model calls {answer_name(target, names)} and the control {instead}"
-
-
-def _count_unread(table: "pa.Table", unread: list[UnreadRow], reasons: "Counter[tuple[str, str]]") -> None:
-    for row in table.select(["path", "status", "reason"]).to_pylist():
-        status, reason = row["status"], row["reason"] or ""
-        reasons[status, reason] += 1
-        if len(unread) < MAX_UNREAD:
-            unread.append(UnreadRow(path=row["path"], status=status, reason=reason))
-
-
-def _bools(table: "pa.Table", name: str) -> NDArray[np.bool_]:
-    return np.asarray(table[name].fill_null(fill_value=False).to_numpy(), bool)
-
-
-def _whole(table: "pa.Table", name: str) -> NDArray[np.int64]:
-    """A column of whole numbers, -1 for nulls."""
-    return np.asarray(table[name].fill_null(-1).to_numpy(), np.int64)
-
-
-def _floats(table: "pa.Table", name: str) -> NDArray[np.float64]:
-    """A column of numbers, NaN for nulls."""
-    return np.asarray(table[name].to_numpy(), np.float64)

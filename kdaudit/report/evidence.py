@@ -7,8 +7,9 @@ from kdaudit.comparison import Comparison
 from kdaudit.flagging import score_of
 from kdaudit.judgement import Judged
 from kdaudit.report.build import answer_names
-from kdaudit.report.candidates import Evidence, cluster_sections, plots_of, read_candidates
+from kdaudit.report.candidates import Evidence, cluster_sections, plots_of
 from kdaudit.report.gallery import draw_gallery
+from kdaudit.report.reading import read_candidates
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench
@@ -33,7 +34,6 @@ def collect(
         geometry = bench.preprocess.geometry
         gallery = draw_gallery(found, clusters, sets.suspect, bench.decoder, geometry, names, advance)
         gallery.write(run.path)
-    read = judged.columns.read
     score_name = {
         "divergence": "divergence, nats (0 where not mixed with clean images)",
         "score": "log-probability gap, nats",
@@ -41,9 +41,8 @@ def collect(
     }
     plots = plots_of(
         score_name[settings.rule],
-        judged.columns.score[read],
-        judged.flags.flag[read],
-        judged.flags.p_values[read],
+        judged.columns,
+        judged.flags,
         np.asarray(score_of(calibration, settings.rule), np.float64),
     )
     return Evidence(found, clusters, plots)

@@ -34,8 +34,8 @@ LOSSLESS_BYTES = 3 << 20
 SHEETS_BYTES = 7 << 20
 """Raw pixels up to which sheets are lossless, and what all sheets together may weigh otherwise."""
 
-PER_ANSWER, MAX_KEPT = 200, 4_000
-"""Kept images that stand for one answer, and in all."""
+MAX_KEPT = 4_000
+"""Kept images that stand for answers, in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,6 @@ def _sampled(found: Candidates) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rows, answers = [], []
     for answer in np.unique(found.control):
         here = found.kept[found.kept_control == answer]
-        here = here[np.linspace(0, len(here) - 1, min(PER_ANSWER, len(here))).astype(int)] if len(here) else here
         rows.append(here)
         answers.append(np.full(len(here), answer, np.int64))
     chosen, of = np.concatenate(rows), np.concatenate(answers)

@@ -6,7 +6,7 @@ CSV or JSONL manifests. `survey` counts what a source holds and collects its con
 no device is opened, nothing is extracted. Nothing disappears: what is not read is yielded with a reason.
 """
 
-from kdaudit.source.census import Digests, Survey, shared_digests, survey, unpack_digests
+from kdaudit.source.census import Digests, Survey, digests_of, shared_digests, survey, unpack_digests
 from kdaudit.source.names import IMAGE_SUFFIXES
 from kdaudit.source.parts import MAX_IMAGE_BYTES
 from kdaudit.source.recognition import open_source
@@ -16,6 +16,7 @@ __all__ = [
     "MAX_IMAGE_BYTES",
     "Digests",
     "Survey",
+    "digests_of",
     "open_source",
     "shared_digests",
     "survey",

@@ -1,6 +1,7 @@
 """A survey: what a source holds, counted in one pass, and the digests that prove two sources disjoint."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,9 @@ class Survey:
         skipped: records that were not tried.
         label_counts: READ records per class, int64 [K]; None when the source has no classes.
         unlabelled: READ records without a label.
-        digests: digests of the READ contents, each once, sorted, uint64 [N, 2] (see `Digests`).
+        digests: digests of the READ contents, each once, sorted, uint64 [N, 2] (see `Digests`); none once `counted`.
         duplicates: READ records whose content stood before, `read - len(digests)`.
+        contents: SHA-256 of the digests, hexadecimal: names what was read, in whatever order.
     """
 
     count: int
@@ -38,6 +40,12 @@ class Survey:
     unlabelled: int
     digests: Digests
     duplicates: int
+    contents: str
+
+    @property
+    def counted(self) -> "Survey":
+        """The counts without the digests, which are 16 bytes an image."""
+        return replace(self, digests=np.empty((0, 2), np.uint64))
 
     def holds(self, digest: bytes) -> bool:
         """Whether an image with this content digest was read; O(log N)."""
@@ -52,17 +60,17 @@ def survey(source: Source) -> Survey:
     tally = dict.fromkeys(Status, 0)
     label_counts = None if source.classes is None else np.zeros(len(source.classes), np.int64)
     unlabelled = 0
-    digests = bytearray()
+    digests = _Pile()
     for record in source.records():
         tally[record.status] += 1
         if record.status is not Status.READ:
             continue
-        digests += content_digest(record.data)
+        digests.add(content_digest(record.data))
         if record.label is None or label_counts is None:
             unlabelled += 1
         else:
             label_counts[record.label] += 1
-    unique = unique_digests(pack_digests(digests))
+    unique = digests.sorted()
     read = tally[Status.READ]
     return Survey(
         count=sum(tally.values()),
@@ -73,7 +81,36 @@ def survey(source: Source) -> Survey:
         unlabelled=unlabelled,
         digests=unique,
         duplicates=read - len(unique),
+        contents=digests_of(unique),
     )
+
+
+def digests_of(digests: Digests) -> str:
+    """SHA-256 of digests, hexadecimal."""
+    return hashlib.sha256(digests.data if len(digests) else b"").hexdigest()
+
+
+class _Pile:
+    """Digests by their first byte: sorting them takes little more memory than they do."""
+
+    def __init__(self) -> None:
+        self._piles = [bytearray() for _ in range(256)]
+
+    def add(self, digest: bytes) -> None:
+        """Take in a digest of `DIGEST_BYTES`."""
+        self._piles[digest[0]] += digest
+
+    def sorted(self) -> Digests:
+        """All of them, each once; the pile is empty afterwards."""
+        whole = np.empty((sum(map(len, self._piles)) // DIGEST_BYTES, 2), np.uint64)
+        count = 0
+        for first in range(256):
+            part = unique_digests(pack_digests(self._piles[first]))
+            self._piles[first] = bytearray()
+            whole[count : count + len(part)] = part
+            count += len(part)
+        whole.resize((count, 2), refcheck=False)
+        return whole
 
 
 def shared_digests(a: Survey, b: Survey) -> Digests:

@@ -12,8 +12,8 @@ from kdaudit.source.parts import EMPTY, MAX_IMAGE_BYTES, TOO_LARGE, Unreadable
 
 CHANGED = "changed while it was read"
 _SPECIAL = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-# NONBLOCK: a file swapped for a FIFO after the look at it must not hang the audit.
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+"""How a file is opened: one swapped for a FIFO after the look at it must not hang the audit, nor a link lead away."""
 
 
 def walk(root: Path, exclude: Iterable[str]) -> Iterator[str]:
@@ -76,7 +76,7 @@ def regular_file(root: Path, path: str, *, through_links: bool = False) -> tuple
             if is_link and stat.S_ISDIR(information.st_mode):
                 raise Unreadable(Status.SKIPPED, "link to a folder, not followed")
     except OSError as error:
-        raise Unreadable(Status.UNREADABLE, _sentence(error)) from error
+        raise Unreadable(Status.UNREADABLE, sentence(error)) from error
     except ValueError as error:  # a NUL or a lone surrogate
         raise Unreadable(Status.SKIPPED, "not a possible file name") from error
     kind = stat.S_IFMT(information.st_mode)
@@ -97,14 +97,14 @@ def read_file(root: Path, path: str, *, through_links: bool = False) -> bytes:
     if size > MAX_IMAGE_BYTES:
         raise Unreadable(Status.SKIPPED, TOO_LARGE)
     try:
-        with os.fdopen(os.open(full, _FLAGS), "rb") as file:
+        with os.fdopen(os.open(full, FLAGS), "rb") as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):  # it was one a moment ago
                 raise Unreadable(Status.UNREADABLE, CHANGED)
             data = file.read(MAX_IMAGE_BYTES + 1)
             after = os.fstat(file.fileno())
     except OSError as error:
-        raise Unreadable(Status.UNREADABLE, _sentence(error)) from error
+        raise Unreadable(Status.UNREADABLE, sentence(error)) from error
     if not data:
         raise Unreadable(Status.UNREADABLE, EMPTY)
     if len(data) > MAX_IMAGE_BYTES:  # it grew
@@ -121,7 +121,8 @@ def _resolved(root: Path, full: str) -> str:
     return resolved
 
 
-def _sentence(error: OSError) -> str:
+def sentence(error: OSError) -> str:
+    """Why the system does not give a file, in a few words."""
     if error.errno == errno.ELOOP:
         return "link that leads back to itself"
     return (error.strerror or str(error)).lower()

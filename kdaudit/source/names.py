@@ -1,8 +1,10 @@
 """Names of files: which are images, how they are printed, which are ambiguous."""
 
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,37 @@ def excluded(exclude: Sequence[str]) -> frozenset[str]:
     return frozenset(name for name in names if name)
 
 
+class Names(Sequence[str]):
+    """Paths as `walk` lists them, at a few bytes more than the last component of each: there may be millions."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._folders: list[str] = []
+        self._starts: list[int] = []  # number of the first path in each of these
+        self._lasts = bytearray()  # last components, one after the other
+        self._ends = array("Q")
+        for path in paths:
+            folder, slash, last = path.rpartition("/")
+            if not self._folders or folder + slash != self._folders[-1]:
+                self._folders.append(folder + slash)
+                self._starts.append(len(self._ends))
+            self._lasts += last.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._lasts))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        last = self._lasts[self._ends[place - 1] if place else 0 : self._ends[place]].decode("utf-8", "surrogateescape")
+        return self._folders[bisect_right(self._starts, place) - 1] + last
+
+
 class Repeated:
     """Finds the names that stand more than once, at 8 bytes a name.
 
@@ -58,7 +91,8 @@ class Repeated:
 
     def close(self) -> None:
         """Keep only what stands more than once."""
-        hashes = np.sort(np.frombuffer(self._hashes, np.uint64)) if self._hashes else self._repeated
+        hashes = np.frombuffer(self._hashes, np.uint64) if self._hashes else self._repeated
+        hashes.sort()  # in place: there may be millions
         self._repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
         self._hashes = array("Q")
 

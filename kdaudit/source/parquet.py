@@ -204,7 +204,8 @@ def _cells(batch: Any) -> tuple[list[bytes | None], list[str | None], list[int |
         data = columns["bytes"].to_pylist()
     paths: list[str | None] = list(nothing)
     if "path" in columns:  # as bytes: a hostile string need not be UTF-8
-        raw = columns["path"].cast(pa.large_binary()).to_pylist()
+        is_large = pa.types.is_large_string(columns["path"].type)
+        raw = columns["path"].view(pa.large_binary() if is_large else pa.binary()).to_pylist()
         paths = [None if path is None else printable(path) for path in raw]
     labels: list[int | None] = list(nothing)
     if "label" in columns:

@@ -9,7 +9,7 @@ from kdaudit.sample import Source
 from kdaudit.source.files import walk
 from kdaudit.source.folder import COMPRESSED, GIVE, MANIFESTS, FolderSource
 from kdaudit.source.manifest import ManifestSource
-from kdaudit.source.names import excluded, is_hidden, is_image_name, printable
+from kdaudit.source.names import Names, excluded, is_hidden, is_image_name, printable
 from kdaudit.source.parquet import ParquetSource
 from kdaudit.source.webdataset import WebDatasetSource
 
@@ -68,11 +68,11 @@ def _open_file(location: Path, exclude: frozenset[str]) -> Source:
 
 
 def _open_folder(location: Path, exclude: frozenset[str]) -> Source:
-    names = list(walk(location.resolve(), exclude))
-    visible = [name for name in names if not is_hidden(name)]
-    image = next(filter(is_image_name, visible), None)
-    tars = [name for name in visible if name.lower().endswith(".tar")]
-    parquets = [name for name in visible if name.lower().endswith(".parquet")]
+    names = Names(walk(location.resolve(), exclude))
+    image = next((name for name in names if is_image_name(name) and not is_hidden(name)), None)
+    tars, parquets = (
+        [n for n in names if n.lower().endswith(end) and not is_hidden(n)] for end in (".tar", ".parquet")
+    )
     on_top = [name for name in (*tars, *parquets) if "/" not in name]
     if image is not None and on_top:
         raise _mixture(location, on_top[0], image)

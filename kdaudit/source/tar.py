@@ -1,16 +1,16 @@
-"""The members of a tar archive, found by reading its headers over a memory map.
+"""The members of a tar archive, found by reading its headers.
 
-Three to six times faster than the standard library's `tarfile`, and it says where and why an archive ends
-early instead of stopping in silence. Reads ustar, GNU long names, pax headers and base-256 sizes. Nothing is
-ever extracted: a name is only a name.
+Some four times as fast as the standard library's `tarfile` (docs/performance.md), since it makes nothing of a header
+but name, type and size; and it says where and why an archive ends early instead of stopping in silence. Reads ustar,
+GNU long names, pax headers and base-256 sizes. Nothing is ever extracted: a name is only a name.
 """
 
-import mmap
-import re
 from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
+from zlib import adler32
 
+from kdaudit.source.archive import Bytes
 from kdaudit.source.names import printable
 
 BLOCK = 512
@@ -18,7 +18,7 @@ MAX_EXTENSION_BYTES = 1 << 20
 """Longest body of a long name or pax header; a longer one is damage or an attack."""
 
 _END = bytes(BLOCK)
-_NOT_ZERO = re.compile(rb"[^\0]")
+_STRETCH = 1 << 20
 _FILES = b"0\x007"
 _WITHOUT_DATA = {
     b"1": "link",
@@ -40,7 +40,7 @@ class Kind(Enum):
 
 
 class Member(NamedTuple):
-    """A member and where its bytes lie: `archive[offset : offset + size]`."""
+    """A member and where its bytes lie: `archive.read(offset, size)`."""
 
     name: str
     kind: Kind
@@ -55,16 +55,20 @@ class _Header(NamedTuple):
     type: bytes
 
 
-def members(archive: bytes | mmap.mmap) -> Iterator[Member]:
+def members(archive: Bytes) -> Iterator[Member]:
     """Yield the members of an archive in order; folders are left out.
 
     Never raises for a bad archive: damage is a last member of kind DAMAGED, named "". Bytes after the end
     mark, which some readers would take for more members, are one member of kind OTHER, named "".
+
+    Raises:
+        Unreadable: the file became shorter meanwhile.
+        OSError: the disk does not give it.
     """
-    position = 0
+    position, read = 0, archive.read
     shared: dict[bytes, bytes] = {}  # a global pax header, in force until the end
     pending: dict[bytes, bytes] = {}  # long name and pax header of the next member
-    while (header := archive[position : position + BLOCK]) != _END:
+    while (header := read(position, BLOCK)) != _END:
         try:
             head = _parsed(header)
             if head.type in _EXTENSIONS:
@@ -75,25 +79,22 @@ def members(archive: bytes | mmap.mmap) -> Iterator[Member]:
                     pending |= {b"path": _until_nul(body)} if head.type == b"L" else _pax(body)
                 position = _next(position + BLOCK, head.size)
                 continue
-            member, position = _member(archive, position, head, shared | pending)
+            member, position = _member(archive, position, head, shared | pending if shared else pending)
         except ValueError as fault:
-            position = min(position, len(archive))
+            position = min(position, archive.size)
             yield Member("", Kind.DAMAGED, position, 0, f"{fault} at byte {position}")
             return
         pending = {}
         if member is not None:
             yield member
-    rest = _NOT_ZERO.search(archive, position)
-    if rest:
-        reason = f"bytes after the archive's end mark, from byte {rest.start()} on"
-        yield Member("", Kind.OTHER, rest.start(), 0, reason)
+    rest = _not_zero(archive, position)
+    if rest is not None:
+        yield Member("", Kind.OTHER, rest, 0, f"bytes after the archive's end mark, from byte {rest} on")
 
 
-def _member(
-    archive: bytes | mmap.mmap, position: int, head: _Header, pax: dict[bytes, bytes]
-) -> tuple[Member | None, int]:
+def _member(archive: Bytes, position: int, head: _Header, pax: dict[bytes, bytes]) -> tuple[Member | None, int]:
     """The member at `position` (None for a folder), and where the next header stands."""
-    raw_name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or head.name
+    raw_name = (pax.get(b"GNU.sparse.name") or pax.get(b"path") or head.name) if pax else head.name
     name = printable(raw_name)
     while name.startswith("./"):
         name = name[2:].lstrip("/")
@@ -105,10 +106,10 @@ def _member(
         other = Member(name, Kind.OTHER, body, 0, f"a {what}, not a file")
         return (None if what == "folder" else other), body
     size = _decimal(pax[b"size"]) if b"size" in pax else head.size
-    is_sparse = head.type == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax)
+    is_sparse = head.type == b"S" or (bool(pax) and any(key.startswith(b"GNU.sparse.") for key in pax))
     if head.type == b"S":
         body = _after_sparse_map(archive, position)
-    if body + size > len(archive):
+    if body + size > archive.size:
         raise ValueError(f"archive cut short in member {name!r}")
     following = _next(body, size)
     if is_sparse:
@@ -124,7 +125,7 @@ def _parsed(header: bytes) -> _Header:
     if len(header) < BLOCK:
         raise ValueError("archive cut short in a header")
     stored = _number(header[148:156])
-    total = sum(header) - sum(header[148:156]) + 8 * 32  # the field counts as spaces
+    total = _sum(header[:148]) + 8 * 32 + _sum(header[156:412]) + _sum(header[412:])  # the field counts as spaces
     if stored != total:
         signed = total - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
         if stored != signed:  # old writers summed signed bytes
@@ -136,6 +137,11 @@ def _parsed(header: bytes) -> _Header:
     if header[257:263] == b"ustar\0" and header[345]:  # GNU headers keep other things there
         name = _until_nul(header[345:500]) + b"/" + name
     return _Header(name, size, header[156:157])
+
+
+def _sum(part: bytes) -> int:
+    """Sum of up to 256 bytes: the lower half of Adler-32 is one more, modulo 65,521, which so few never reach."""
+    return (adler32(part) & 0xFFFF) - 1
 
 
 def _number(field: bytes) -> int:
@@ -150,10 +156,10 @@ def _number(field: bytes) -> int:
     return int(text or b"0", 8)
 
 
-def _extension(archive: bytes | mmap.mmap, position: int, head: _Header) -> bytes:
+def _extension(archive: Bytes, position: int, head: _Header) -> bytes:
     if head.size > MAX_EXTENSION_BYTES:
         raise ValueError(f"header extension of {head.size} bytes")
-    body = archive[position + BLOCK : position + BLOCK + head.size]
+    body = archive.read(position + BLOCK, head.size)
     if len(body) < head.size:
         raise ValueError("archive cut short in a header extension")
     return body
@@ -184,16 +190,26 @@ def _decimal(text: bytes) -> int:
     return int(text)
 
 
-def _after_sparse_map(archive: bytes | mmap.mmap, position: int) -> int:
+def _after_sparse_map(archive: Bytes, position: int) -> int:
     """Where the data of an old GNU sparse member begins: behind its chain of map blocks."""
-    more = archive[position + 482]
+    more = archive.read(position + 482, 1)
     position += BLOCK
-    while more:
-        if position + BLOCK > len(archive):
+    while more != b"\0":
+        if position + BLOCK > archive.size:
             raise ValueError("archive cut short in a sparse map")
-        more = archive[position + 504]
+        more = archive.read(position + 504, 1)
         position += BLOCK
     return position
+
+
+def _not_zero(archive: Bytes, position: int) -> int | None:
+    """Where the first byte stands that is not zero, from `position` on; None where there is none."""
+    while stretch := archive.read(position, _STRETCH):
+        rest = stretch.lstrip(b"\0")
+        if rest:
+            return position + len(stretch) - len(rest)
+        position += len(stretch)
+    return None
 
 
 def _until_nul(field: bytes) -> bytes:

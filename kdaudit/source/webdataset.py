@@ -1,8 +1,6 @@
 """Tar shards in the WebDataset layout: `000123.jpg` and its label `000123.cls` follow each other."""
 
-import contextlib
 import json
-import mmap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,11 +8,11 @@ from typing import NamedTuple
 
 from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
+from kdaudit.source.archive import Archive, opened
 from kdaudit.source.files import read_file, regular_file
 from kdaudit.source.labels import class_number, numbered_classes
 from kdaudit.source.names import Repeated, is_hidden, is_image_name, printable
 from kdaudit.source.parts import (
-    EMPTY,
     HIDDEN,
     MAX_IMAGE_BYTES,
     NOT_AN_IMAGE,
@@ -111,7 +109,8 @@ class _Shard:
         self.top = -1
         self.fault = ""
         self.limit = 0
-        with _mapped(self._path) as archive:
+        with opened(path) as archive:
+            self._stamp = archive.stamp
             for member, label in _entries(archive):
                 self.count += 1
                 if member.kind is Kind.DAMAGED:
@@ -121,10 +120,17 @@ class _Shard:
                 repeated.add(name)
                 self.images += member.kind is Kind.FILE and is_image_name(name) and not is_hidden(name)
                 self.top = max(self.top, -1 if label is None else label)
+            archive.demand_unchanged(self._stamp)
 
     def records(self, start: int) -> Iterator[Record]:
+        """Yield the members from the `start`-th on.
+
+        Raises:
+            Unreadable: the file is not what it was when it was opened first; whatever came of it would be a mixture.
+        """
         seen: set[str] = set()
-        with _mapped(self._path) as archive:
+        with opened(self._path) as archive:
+            archive.demand_unchanged(self._stamp)
             for place, entry in enumerate(_entries(archive)):
                 name = entry.member.name
                 is_second = name in seen
@@ -134,8 +140,9 @@ class _Shard:
                 if place >= start:
                     path = f"{self.name}/{name}" if is_repeated else name or self.name
                     yield self._record(archive, entry, path, is_second=is_second)
+            archive.demand_unchanged(self._stamp)
 
-    def _record(self, archive: mmap.mmap, entry: _Entry, path: str, *, is_second: bool) -> Record:
+    def _record(self, archive: Archive, entry: _Entry, path: str, *, is_second: bool) -> Record:
         member, label = entry
         if label is not None and label >= self.limit:
             label = None
@@ -152,28 +159,10 @@ class _Shard:
             reason = TOO_LARGE
         if reason:
             return Record(path, label, b"", Status.SKIPPED, reason)
-        return encoded(path, label, archive[member.offset : member.offset + member.size])
+        return encoded(path, label, archive.read(member.offset, member.size))
 
 
-@contextlib.contextmanager
-def _mapped(path: str) -> Iterator[mmap.mmap]:
-    """The bytes of a file, mapped while the block runs.
-
-    Raises:
-        Unreadable: it is empty or cannot be opened.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as error:
-        raise Unreadable(Status.UNREADABLE, EMPTY) from error
-    except OSError as error:
-        raise Unreadable(Status.UNREADABLE, (error.strerror or str(error)).lower()) from error
-    with mapped:
-        yield mapped
-
-
-def _entries(archive: mmap.mmap) -> Iterator[_Entry]:
+def _entries(archive: Archive) -> Iterator[_Entry]:
     """Every member that is not a label in use, with its sample's label."""
     for _, run in groupby(members(archive), key=_key):
         sample = list(run)
@@ -194,12 +183,12 @@ def _suffix(member: Member) -> str:
     return member.name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def _label(archive: mmap.mmap, labels: dict[str, Member]) -> int | None:
+def _label(archive: Archive, labels: dict[str, Member]) -> int | None:
     for suffix in LABEL_SUFFIXES:
         member = labels.get(suffix)
         if member is None or member.size > MAX_LABEL_BYTES:
             continue
-        text = archive[member.offset : member.offset + member.size].decode("utf-8", "replace")
+        text = archive.read(member.offset, member.size).decode("utf-8", "replace")
         if suffix == "json":
             text = _json_label(text)
         number = class_number(text)

@@ -11,7 +11,7 @@ from source_builders import pictures, png, write, write_folder, write_tar
 
 from kdaudit.digest import content_digest
 from kdaudit.sample import Record, Status
-from kdaudit.source import Survey, census, open_source, shared_digests, survey, unpack_digests
+from kdaudit.source import Survey, census, digests_of, open_source, shared_digests, survey, unpack_digests
 from kdaudit.source.census import pack_digests, unique_digests
 
 _digests = st.lists(st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\xff" * 16]), max_size=30)
@@ -23,7 +23,8 @@ _close = st.lists(
 
 def of(digests: list[bytes]) -> Survey:
     unique = unique_digests(pack_digests(b"".join(digests)))
-    return Survey(len(digests), len(digests), 0, 0, None, len(digests), unique, len(digests) - len(unique))
+    n = len(digests)
+    return Survey(n, n, 0, 0, None, n, unique, n - len(unique), digests_of(unique))
 
 
 @given(_digests | _close)
@@ -34,6 +35,14 @@ def test_digests_are_the_sorted_set(digests: list[bytes]) -> None:
     assert unpack_digests(made.digests) == sorted(set(digests))
     for digest in digests:
         assert made.holds(digest)
+
+
+@given(_digests | _close)
+def test_a_pile_sorts_as_the_whole(digests: list[bytes]) -> None:
+    pile = census._Pile()
+    for digest in digests:
+        pile.add(digest)
+    assert (pile.sorted() == unique_digests(pack_digests(b"".join(digests)))).all()
 
 
 @given(_digests | _close, _digests | _close)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_builders import tar_bytes
 
-from kdaudit.source.tar import BLOCK, Kind, Member, members
+from kdaudit.source.archive import Held
+from kdaudit.source.tar import BLOCK, Kind, Member
+from kdaudit.source.tar import members as members_of
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
@@ -18,6 +20,10 @@ _parts = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_siz
 )
 _names = st.lists(_parts, min_size=1, max_size=4).map("/".join)
 _members = st.lists(st.tuples(_names, st.binary(max_size=1500)), max_size=8)
+
+
+def members(archive: bytes) -> list[Member]:
+    return list(members_of(Held(archive)))
 
 
 def files(archive: bytes) -> list[tuple[str, bytes]]:
@@ -42,9 +48,36 @@ def test_agrees_with_tarfile(content: list[tuple[str, bytes]], layout: int) -> N
     assert all(member.kind is Kind.FILE for member in members(archive))
 
 
+_kinds = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+)
+
+
+@given(
+    content=st.lists(st.tuples(_names, st.binary(max_size=1500), _kinds), max_size=8),
+    layout=st.sampled_from(FORMATS),
+)
+def test_agrees_with_tarfile_on_what_is_no_file(content: list[tuple[str, bytes, bytes]], layout: int) -> None:
+    file = io.BytesIO()
+    expected = []
+    with tarfile.open(fileobj=file, mode="w", format=layout) as archive:
+        for name, data, kind in content:
+            information = tarfile.TarInfo(name)
+            information.type, information.linkname = kind, "../" * 40 + "etc/passwd"
+            information.size = len(data) if kind == tarfile.REGTYPE else 0
+            try:
+                archive.addfile(information, io.BytesIO(data))
+            except ValueError:  # a ustar header has no room for the name
+                continue
+            if kind != tarfile.DIRTYPE:
+                expected.append((name, kind == tarfile.REGTYPE))
+    assert files(file.getvalue()) == reference(file.getvalue())
+    assert [(m.name, m.kind is Kind.FILE) for m in members(file.getvalue())] == expected
+
+
 @given(
     content=_members.filter(bool),
-    layout=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    layout=st.sampled_from(FORMATS[1:]),
     changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=6),
     cut=st.none() | st.integers(0, 1 << 16),
     repair=st.booleans(),
@@ -66,7 +99,7 @@ def test_damage_never_raises(
             checksum = sum(archive[block : block + BLOCK])
             archive[block + 148 : block + 156] = b"%06o\0 " % checksum
     damaged = bytes(archive[: cut % len(archive)] if cut is not None else archive)
-    found = list(members(damaged))
+    found = members(damaged)
     for member in found:
         assert 0 <= member.offset <= member.offset + member.size <= len(damaged)
         assert bool(member.reason) == (member.kind is not Kind.FILE)
@@ -76,7 +109,7 @@ def test_damage_never_raises(
 
 @given(st.binary(max_size=2000))
 def test_noise_never_raises(noise: bytes) -> None:
-    assert len(list(members(noise))) <= 4
+    assert len(members(noise)) <= 4
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -242,14 +275,14 @@ def test_sparse_map_that_never_ends() -> None:
 )
 def test_truncation(keep: int, names: list[str], reason: str) -> None:
     archive = tar_bytes([("a", b"x"), ("b", b"y" * 600), ("c", b"z")], tarfile.GNU_FORMAT)[:keep]
-    found = list(members(archive))
+    found = members(archive)
     assert [member.name for member in found[:-1]] == names
     assert (found[-1].kind, found[-1].reason) == (Kind.DAMAGED, reason)
 
 
 def test_bytes_after_the_end_are_reported() -> None:
     first = tar_bytes([("a", b"x")])
-    found = list(members(first + tar_bytes([("b", b"y")])))
+    found = members(first + tar_bytes([("b", b"y")]))
     assert [member.name for member in found] == ["a", ""]
     assert found[1].reason == f"bytes after the archive's end mark, from byte {len(first)} on"
 
@@ -258,4 +291,4 @@ def test_bytes_after_the_end_are_reported() -> None:
 def test_any_pax_header_comes_to_an_end(text: str) -> None:
     body = text.encode().ljust(BLOCK, b"\0")
     archive = _sealed(_header(size=b"%011o\0" % len(text), kind=b"x")) + body + _sealed(_header()) + BODY + END
-    assert len(list(members(archive))) == 1
+    assert len(members(archive)) == 1

@@ -17,9 +17,9 @@ def diff(old: Path, new: Path, form: str) -> None:
 
     Ends with exit code 0 whether anything changed or not.
     """
-    from kdaudit.report.candidates import read_candidates
     from kdaudit.report.diff import compare_reports, render_difference
     from kdaudit.report.document import read_document
+    from kdaudit.report.reading import read_candidates
 
     found = compare_reports(read_document(old), read_document(new), (old, new))
     if form == "json":
