@@ -64,6 +64,7 @@ class Distilled:
         views: the view recipe used.
         agreed: validation images on which control and teacher give the same answer.
         validated: number of validation images; agreed / validated is the fidelity.
+        leaning: whether the teacher gives blends of clean images to one class, so that it was shown none.
     """
 
     network: "nn.Module"
@@ -73,6 +74,7 @@ class Distilled:
     views: ViewRecipe
     agreed: int
     validated: int
+    leaning: bool = False
 
     @property
     def fidelity(self) -> float:
@@ -142,7 +144,7 @@ def distil(
         on_epoch=lambda done, loss: on_epoch(done, steps, loss),
     )
     agreed = int((top1_of(network, validation) == top1_by(session, preprocess, validation)).sum())
-    return Distilled(network, spec, curve, steps, views, agreed, len(validation))
+    return Distilled(network, spec, curve, steps, views, agreed, len(validation), leaning)
 
 
 def kd_loss(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":

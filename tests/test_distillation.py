@@ -88,3 +88,4 @@ def test_such_a_teacher_is_never_shown_a_blend_to_learn_from_and_the_control_doe
     assert len(asked) >= 120
     assert np.abs(levels - np.rint(levels)).max() < 1e-5
     assert made.agreed == made.validated
+    assert made.leaning
