@@ -15,7 +15,7 @@ from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import generator_of
 
-BLENDS, LEANS = 3000, 1.5
+BLENDS, LEANS = 6000, 1.5
 """Blends of clean images that a teacher is asked about, and how many times as often as any other class one may come."""
 
 
