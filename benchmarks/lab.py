@@ -5,11 +5,12 @@ Ground truth (which images were poisoned) lives here and never in the package. D
 (default `~/.cache/kdaudit-lab`), keyed by recipe, so that every stage resumes.
 """
 
+import csv
 import datetime
 import io
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -213,3 +214,13 @@ def split(n: int, parts: Sequence[int], seed: int) -> list[NDArray[np.int64]]:
     """Disjoint random index sets of the given sizes out of range(n)."""
     order = np.random.default_rng(seed).permutation(n)
     return [np.sort(order[a:b]) for a, b in pairwise(np.cumsum([0, *parts]))]
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Add rows to a CSV table; its head is written where there is no table yet."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)

@@ -15,7 +15,6 @@ seconds of computing since the smallest size, which no fixed cost touches. Rows 
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -237,13 +236,7 @@ def main() -> None:
     print(concluded(rows))
     if given.dry:
         return
-    path = lab.RESULTS / "scale.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    lab.append_rows(lab.RESULTS / "scale.csv", rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ answer takes.
 """
 
 import argparse
-import csv
 import itertools
 import sys
 import time
@@ -222,13 +221,7 @@ def main() -> None:
     print(one_to_two(found))
     if given.dry:
         return
-    path = lab.RESULTS / "throughput.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(written[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(written)
+    lab.append_rows(lab.RESULTS / "throughput.csv", written)
 
 
 if __name__ == "__main__":

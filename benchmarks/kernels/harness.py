@@ -7,7 +7,6 @@ any kernel: the reference is timed on the CPU, where it is what runs, and nothin
 """
 
 import argparse
-import csv
 import statistics
 import subprocess
 import time
@@ -77,7 +76,7 @@ def main(op: Op, given: Sequence[str] | None = None) -> int:
     for row in rows:
         print(*(f"{value!s:>12}" for value in row.values()))
     if not options.dry:
-        append(rows)
+        lab.append_rows(RESULTS, rows)
     return 0
 
 
@@ -130,16 +129,6 @@ def agree(found: Sequence[Tensor], expected: Sequence[Tensor], case: Case) -> No
     for one, other in zip(found, expected, strict=True):
         assert other.numel() == 1 or float(other.double().std()) > 0, "a degenerate case proves nothing"
         assert torch.allclose(one.double(), other.double(), rtol=rtol, atol=atol), "the kernel disagrees"
-
-
-def append(rows: Sequence[dict[str, str]]) -> None:
-    """Add rows to the table."""
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 def machine() -> dict[str, str]:
