@@ -55,6 +55,17 @@ class Facts:
     notes: tuple[tuple[str, str], ...]
 
 
+def parsing_walls(size: int) -> tuple[dict[str, Any], int]:
+    """What a worker that parses graphs of somebody else's is given, and its seconds, of the clock and of computing.
+
+    Args:
+        size: bytes that it parses.
+    """
+    seconds = CHECK_S + size // PACE
+    memory = MEMORY + PER_BYTE * size
+    return {"memory": memory, "cpu_s": seconds, "readable": [], "writable": "", "filter": True}, seconds
+
+
 class Admitter:
     """A worker that admits models, one after the other."""
 
@@ -67,14 +78,7 @@ class Admitter:
         Raises:
             WorkerLost: it does not come up.
         """
-        self._seconds = CHECK_S + size // PACE
-        setup = {
-            "memory": MEMORY + PER_BYTE * size,
-            "cpu_s": self._seconds,
-            "readable": [],
-            "writable": "",
-            "filter": True,
-        }
+        setup, self._seconds = parsing_walls(size)
         self._worker = Worker("admit", setup)
         self.level = self._worker.level
 

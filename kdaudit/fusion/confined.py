@@ -9,7 +9,7 @@ import socket
 from dataclasses import asdict
 from typing import Any
 
-from kdaudit.admission.confined import CHECK_S, MEMORY, PACE, PER_BYTE
+from kdaudit.admission.confined import parsing_walls
 from kdaudit.fusion.blueprint import Blueprint, Fused, Network, NotFused
 from kdaudit.sandbox.process import Worker, WorkerLost
 from kdaudit.sandbox.talk import receive_with_descriptors, send, shared_memory
@@ -25,8 +25,7 @@ def compose_confined(teacher: bytes, control: bytes, blueprint: Blueprint) -> Fu
         NotFused: the two do not go into one graph, or the worker did not survive the attempt.
     """
     size = len(teacher) + len(control)
-    seconds = CHECK_S + size // PACE
-    setup = {"memory": MEMORY + PER_BYTE * size, "cpu_s": seconds, "readable": [], "writable": "", "filter": True}
+    setup, seconds = parsing_walls(size)
     descriptor, memory = shared_memory(size + MORE_BYTES)
     try:
         worker = Worker("fuse", setup)
