@@ -116,24 +116,16 @@ def available_providers() -> list[str]:
 
 def cuda_devices() -> int:
     """Number of CUDA devices that the driver reports; 0 without a driver. Prints nothing."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    driver, count = _driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
 
 
 def gpu_architecture(device: int) -> str:
     """Compute capability of a GPU, such as sm_90; empty where the driver does not say."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return ""
-    handle, value, found = ctypes.c_int(0), ctypes.c_int(0), []
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(handle), device) != 0:
+    driver, handle, value, found = _driver(), ctypes.c_int(0), ctypes.c_int(0), []
+    if driver is None or driver.cuDeviceGet(ctypes.byref(handle), device) != 0:
         return ""
     for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
         if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle) != 0:
@@ -184,6 +176,15 @@ def _onnxruntime() -> Any:
 
     ort.set_default_logger_severity(_QUIET)
     return ort
+
+
+def _driver() -> ctypes.CDLL | None:
+    """CUDA's driver, ready to be asked; None where there is none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return driver if driver.cuInit(0) == 0 else None
 
 
 def _loads(library: str) -> bool:
