@@ -91,32 +91,27 @@ def _filled(network: "nn.Module", weights: dict[str, NDArray[np.float32]]) -> li
     from torch import nn
 
     norms: list[nn.Module] = []
-    filled = set()
-    previous: tuple[str, nn.Module] | None = None
+    left, convolution = dict(weights), ""
     with torch.no_grad():
         for name, module in network.named_modules():
-            own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
             if isinstance(module, nn.BatchNorm2d):
-                assert previous is not None
-                _take(module.bias, weights, f"{previous[0]}.weight_bias")
-                filled.add(f"{previous[0]}.weight_bias")
+                _take(module.bias, left, f"{convolution}.weight_bias")
                 norms.append(module)
                 continue
-            for key, tensor in own.items():
-                full = f"{name}.{key}" if name else key
-                _take(tensor, weights, full)
-                filled.add(full)
+            for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                _take(tensor, left, f"{name}.{key}" if name else key)
             if isinstance(module, nn.Conv2d):
-                previous = (name, module)
-    if set(weights) - filled:
-        raise _foreign(sorted(set(weights) - filled)[0])
+                convolution = name
+    if left:
+        raise _foreign(min(left))
     return norms
 
 
-def _take(tensor: "Tensor", weights: dict[str, NDArray[np.float32]], name: str) -> None:
+def _take(tensor: "Tensor", left: dict[str, NDArray[np.float32]], name: str) -> None:
+    """Move a weight from what is left to where it belongs."""
     import torch
 
-    found = weights.get(name)
+    found = left.pop(name, None)
     if found is None or found.shape != tuple(tensor.shape):
         raise _foreign(name)
     tensor.copy_(torch.from_numpy(found.copy()))
