@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.errors import Inconclusive
-from kdaudit.mixtures import leans, mixed_targets, top1_by
+from kdaudit.mixtures import BLENDS, LEANS, leans, mixed_targets, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
@@ -105,8 +105,9 @@ def distil(
         plan: schedule, temperature, seed.
         spec: the control's architecture; None: sized from the images.
         threads: of torch, on a CPU; the teacher answers in one more.
-        checkpoint: file to resume from and to write after each epoch; with a budget the number of steps that it was
-            measured to allow lies beside it, so that a run that goes on has the same schedule.
+        checkpoint: file to resume from and to write after each epoch; whether the teacher leans, and with a budget the
+            number of steps that it was measured to allow, lie beside it, so that a run that goes on has the same
+            views and the same schedule.
         identity: digest of everything outside the plan that shapes the run (teacher, images).
         on_epoch: told (steps done, steps in all, mean loss).
 
@@ -122,14 +123,17 @@ def distil(
         zoom=zoom_for(*images.shape[1:3]),
     )
     network = build(spec, plan.seed)
-    leaning = leans(session, preprocess, images, plan.seed)
+    # Thousands of questions: a pass that goes on, or a repair of a finished run, does not ask them again.
+    note = checkpoint.with_suffix(".leaning.json") if checkpoint else None
+    terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS))
+    leaning = bool(_noted(note, terms, "leaning", lambda: leans(session, preprocess, images, plan.seed)))
     draw = _drawer(session, preprocess, images, views, plan, leaning)
     shaped = f"{identity}|{spec}|{views}|{leaning}|{plan.temperature}|{plan.batch}"
     steps = plan.steps
     if steps is None and plan.budget_s is not None:
         note = checkpoint.with_suffix(".budget.json") if checkpoint else None
         terms = joint_digest(shaped, str(plan.seed), str(plan.budget_s), plan.device, form_of(network))
-        steps = _noted_steps(note, terms, lambda: _steps_for(plan, network, draw, threads))
+        steps = _noted(note, terms, "steps", lambda: _steps_for(plan, network, draw, threads))
     steps = steps or default_steps(len(images), plan.batch)
     recipe = f"{shaped}|{steps}|{plan.seed}"
     curve = train(
@@ -194,8 +198,10 @@ def _drawer(
 
         made = draw_views(images, plan.batch, views, plan.seed, step)
         if leaning:
-            parts = [session.logits(preprocess.apply(part)) for part in made.parts]
-            targets = mixed_targets(parts, made.weight, plan.temperature)
+            first, mixed = session.logits(preprocess.apply(made.parts[0])), made.weight < 1
+            second = first.copy()  # of views that are not mixed it does not count
+            second[mixed] = session.logits(preprocess.apply(made.parts[1][mixed]))
+            targets = mixed_targets((first, second), made.weight, plan.temperature)
         else:
             targets = session.logits(preprocess.apply(made.pixels))
         if not np.isfinite(targets).all():
@@ -208,16 +214,16 @@ def _drawer(
     return draw
 
 
-def _noted_steps(note: Path | None, terms: str, measure: Callable[[], int]) -> int:
-    """The number of steps that an interrupted run on these terms was measured to have time for, or a new measure."""
+def _noted(note: Path | None, terms: str, what: str, measure: Callable[[], int]) -> int:
+    """What an earlier pass on these terms has measured and noted, or a new measure."""
     if note is not None and note.is_file():
         found = json.loads(note.read_text())
         if found["terms"] == terms:
-            return int(found["steps"])
-    steps = measure()
+            return int(found[what])
+    value = measure()
     if note is not None:
-        write_bytes(note, json.dumps({"terms": terms, "steps": steps}).encode())
-    return steps
+        write_bytes(note, json.dumps({"terms": terms, what: value}).encode())
+    return value
 
 
 def _steps_for(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kdaudit.distillation import DistillationPlan, _noted_steps, default_steps, distil
+from kdaudit.distillation import DistillationPlan, _noted, default_steps, distil
 from kdaudit.divergence import log_softmax
 from kdaudit.mixtures import leans, mixed_targets
 from kdaudit.preprocess import Preprocess
@@ -37,21 +37,21 @@ class Brightness:
 
 def test_the_steps_of_an_interrupted_run_are_taken_over(tmp_path):
     note = tmp_path / "distillation.budget.json"
-    assert _noted_steps(note, "terms", lambda: 321) == 321
-    assert _noted_steps(note, "terms", lambda: pytest.fail("measured anew")) == 321
+    assert _noted(note, "terms", "steps", lambda: 321) == 321
+    assert _noted(note, "terms", "steps", lambda: pytest.fail("measured anew")) == 321
     assert json.loads(note.read_text()) == {"terms": "terms", "steps": 321}
 
 
 def test_on_other_terms_they_are_measured_anew(tmp_path):
     note = tmp_path / "distillation.budget.json"
-    _noted_steps(note, "one minute", lambda: 100)
-    assert _noted_steps(note, "two minutes", lambda: 200) == 200
-    assert _noted_steps(note, "one minute", lambda: 101) == 101
+    _noted(note, "one minute", "steps", lambda: 100)
+    assert _noted(note, "two minutes", "steps", lambda: 200) == 200
+    assert _noted(note, "one minute", "steps", lambda: 101) == 101
 
 
 def test_without_a_checkpoint_nothing_is_kept():
-    assert _noted_steps(None, "terms", lambda: 1) == 1
-    assert _noted_steps(None, "terms", lambda: 2) == 2
+    assert _noted(None, "terms", "steps", lambda: 1) == 1
+    assert _noted(None, "terms", "steps", lambda: 2) == 2
 
 
 def test_without_steps_or_a_budget_the_pool_decides():
@@ -83,9 +83,21 @@ def test_such_a_teacher_is_never_shown_a_blend_to_learn_from_and_the_control_doe
     """To a teacher whose trigger is a faint picture over the image, a blend of two images looks triggered."""
     teacher = Brightness(4)
     made = distil(teacher, GREY, FLAT, FLAT[::50], DistillationPlan(steps=60, batch=32))
-    asked = [batch for batch in teacher.seen if len(batch) == 32]  # while it learned
+    asked = [batch for batch in teacher.seen if len(batch) <= 32]  # while it learned, and some images as they are
     levels = np.unique(np.concatenate([3 * batch.ravel() for batch in asked]))
     assert len(asked) >= 120
     assert np.abs(levels - np.rint(levels)).max() < 1e-5
     assert made.agreed == made.validated
     assert made.leaning
+
+
+def test_what_was_found_out_about_blends_is_not_asked_again(tmp_path):
+    checkpoint, plan = tmp_path / "distillation.pt", DistillationPlan(steps=20, batch=32)
+    first = distil(Brightness(4), GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="one")
+    teacher = Brightness(4)
+    again = distil(teacher, GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="one")
+    assert again.leaning == first.leaning
+    assert sum(map(len, teacher.seen)) < 1000
+    other = Brightness(4)
+    distil(other, GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="another")
+    assert sum(map(len, other.seen)) > 6000
