@@ -124,11 +124,6 @@ def make_control(
             on_epoch=on_epoch,
         )
     clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
-    if distilled.leaning:
-        clock.say(
-            "the model gives blends of clean images to one class, as one with a faint trigger over the whole image "
-            "would: the control was distilled without any"
-        )
     assert run is not None or output is not None
     path = output or run.file("student.onnx")  # type: ignore[union-attr]
     metadata = {

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.errors import Inconclusive
-from kdaudit.mixtures import BLENDS, LEANS, leans, mixed_targets, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
@@ -64,7 +63,6 @@ class Distilled:
         views: the view recipe used.
         agreed: validation images on which control and teacher give the same answer.
         validated: number of validation images; agreed / validated is the fidelity.
-        leaning: whether the teacher gives blends of clean images to one class, so that it was shown none.
     """
 
     network: "nn.Module"
@@ -74,7 +72,6 @@ class Distilled:
     views: ViewRecipe
     agreed: int
     validated: int
-    leaning: bool = False
 
     @property
     def fidelity(self) -> float:
@@ -105,9 +102,8 @@ def distil(
         plan: schedule, temperature, seed.
         spec: the control's architecture; None: sized from the images.
         threads: of torch, on a CPU; the teacher answers in one more.
-        checkpoint: file to resume from and to write after each epoch; whether the teacher leans, and with a budget the
-            number of steps that it was measured to allow, lie beside it, so that a run that goes on has the same
-            views and the same schedule.
+        checkpoint: file to resume from and to write after each epoch; with a budget the number of steps that it was
+            measured to allow lies beside it, so that a run that goes on has the same schedule.
         identity: digest of everything outside the plan that shapes the run (teacher, images).
         on_epoch: told (steps done, steps in all, mean loss).
 
@@ -123,17 +119,13 @@ def distil(
         zoom=zoom_for(*images.shape[1:3]),
     )
     network = build(spec, plan.seed)
-    # Thousands of questions: a pass that goes on, or a repair of a finished run, does not ask them again.
-    note = checkpoint.with_suffix(".leaning.json") if checkpoint else None
-    terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS))
-    leaning = bool(_noted(note, terms, "leaning", lambda: leans(session, preprocess, images, plan.seed)))
-    draw = _drawer(session, preprocess, images, views, plan, leaning)
-    shaped = f"{identity}|{spec}|{views}|{leaning}|{plan.temperature}|{plan.batch}"
+    draw = _drawer(session, preprocess, images, views, plan)
+    shaped = f"{identity}|{spec}|{views}|{plan.temperature}|{plan.batch}"
     steps = plan.steps
     if steps is None and plan.budget_s is not None:
         note = checkpoint.with_suffix(".budget.json") if checkpoint else None
         terms = joint_digest(shaped, str(plan.seed), str(plan.budget_s), plan.device, form_of(network))
-        steps = _noted(note, terms, "steps", lambda: _steps_for(plan, network, draw, threads))
+        steps = _noted_steps(note, terms, lambda: _steps_for(plan, network, draw, threads))
     steps = steps or default_steps(len(images), plan.batch)
     recipe = f"{shaped}|{steps}|{plan.seed}"
     curve = train(
@@ -147,8 +139,8 @@ def distil(
         recipe=recipe,
         on_epoch=lambda done, loss: on_epoch(done, steps, loss),
     )
-    agreed = int((top1_of(network, validation) == top1_by(session, preprocess, validation)).sum())
-    return Distilled(network, spec, curve, steps, views, agreed, len(validation), leaning)
+    agreed = int((top1_of(network, validation) == _top1(session, preprocess, validation)).sum())
+    return Distilled(network, spec, curve, steps, views, agreed, len(validation))
 
 
 def kd_loss(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
@@ -191,39 +183,32 @@ def _drawer(
     images: NDArray[np.uint8],
     views: ViewRecipe,
     plan: DistillationPlan,
-    leaning: bool,
 ) -> Callable[[int], "tuple[Tensor, Tensor]"]:
     def draw(step: int) -> "tuple[Tensor, Tensor]":
         import torch
 
-        made = draw_views(images, plan.batch, views, plan.seed, step)
-        if leaning:
-            first, mixed = session.logits(preprocess.apply(made.parts[0])), made.weight < 1
-            second = first.copy()  # of views that are not mixed it does not count
-            second[mixed] = session.logits(preprocess.apply(made.parts[1][mixed]))
-            targets = mixed_targets((first, second), made.weight, plan.temperature)
-        else:
-            targets = session.logits(preprocess.apply(made.pixels))
+        pixels = draw_views(images, plan.batch, views, plan.seed, step).pixels
+        targets = session.logits(preprocess.apply(pixels))
         if not np.isfinite(targets).all():
             raise Inconclusive(
                 "the model answers clean images with values that are no numbers, so no control can be distilled from "
                 "it: check --preprocess, and do not use the model"
             )
-        return to_planes(made.pixels), torch.from_numpy(targets)
+        return to_planes(pixels), torch.from_numpy(targets)
 
     return draw
 
 
-def _noted(note: Path | None, terms: str, what: str, measure: Callable[[], int]) -> int:
-    """What an earlier pass on these terms has measured and noted, or a new measure."""
+def _noted_steps(note: Path | None, terms: str, measure: Callable[[], int]) -> int:
+    """The number of steps that an interrupted run on these terms was measured to have time for, or a new measure."""
     if note is not None and note.is_file():
         found = json.loads(note.read_text())
         if found["terms"] == terms:
-            return int(found[what])
-    value = measure()
+            return int(found["steps"])
+    steps = measure()
     if note is not None:
-        write_bytes(note, json.dumps({"terms": terms, what: value}).encode())
-    return value
+        write_bytes(note, json.dumps({"terms": terms, "steps": steps}).encode())
+    return steps
 
 
 def _steps_for(
@@ -261,5 +246,11 @@ def _steps_for(
 def ignores_mirroring(session: Session, preprocess: Preprocess, images: NDArray[np.uint8]) -> bool:
     """Whether the teacher gives mirrored images the same answers; asked about 200 of them, uint8 [n, H, W, C]."""
     some = images[:200]
-    plain, mirrored = top1_by(session, preprocess, some), top1_by(session, preprocess, some[:, :, ::-1])
+    plain, mirrored = _top1(session, preprocess, some), _top1(session, preprocess, some[:, :, ::-1])
     return bool((plain == mirrored).mean() >= FLIP_AGREEMENT)
+
+
+def _top1(session: Session, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    parts = [session.logits(preprocess.apply(pixels[i : i + 64])) for i in range(0, len(pixels), 64)]
+    answers: NDArray[np.int64] = np.concatenate(parts).argmax(1)
+    return answers
