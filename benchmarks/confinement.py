@@ -10,12 +10,15 @@ architecture on the same tensor, as a scan does it (which decodes and blends as 
 """
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,12 +27,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import lab
+from benchmarks import lab, throughput
 from kdaudit.admission import Teacher, admit
+from kdaudit.comparison import Subjects, compare, usual_batch
+from kdaudit.decoder import open_decoder
 from kdaudit.machine import cores
+from kdaudit.sample import Geometry
 from kdaudit.session import Session, open_session
 
 MODELS = ("ext_mnist_web/mnist.onnx", "dogun_gtsrb_cnn.onnx", "vit_cifar10_ibp_3_3_8.onnx", "edgeopt_model_uint8.onnx")
+
+SCANNED = {(32, "cheap pass"): 4096, (32, "default rule"): 1024, (224, "cheap pass"): 256, (224, "default rule"): 96}
+"""Images of a side of a round: some seconds each, and many batches for each thread: at the end one waits."""
 
 
 def spent(session: Session) -> float:
@@ -87,22 +96,47 @@ def measure(path: Path, rounds: int, threads: int, batch: int) -> Iterator[str]:
         speed, _ = pace(free, control, [one] * 2, threads)
         batches = [one] * int(np.clip(1.0 * speed / batch, 2 * threads, 400))  # a side of a round: about a second
         pace(confined, control, batches[:2], threads)
-        quotients, work, speeds = [], [], []
-        for number in range(rounds):
-            order = (free, confined) if number % 2 else (confined, free)
-            found = {session.confinement: pace(session, control, batches, threads) for session in order}
-            quotients.append(found[confined.confinement][0] / found["none"][0])
-            work.append(found[confined.confinement][1] / found["none"][1])
-            speeds.append(found["none"][0])
-        yield (
-            f"| {path.name} | {asked} | {np.median(speeds):,.0f} | {share(quotients, rng)} | {share(work, rng)} | "
-            f"{confined.confinement} | {rounds} x {len(batches) * batch:,} |"
-        )
+        sides = [partial(pace, session, control, batches, threads) for session in (free, confined)]
+        cells = against(rounds, *sides)
+        yield f"| {path.name} | {asked} | {cells} | {confined.confinement} | {rounds} x {len(batches) * batch:,} |"
     confined.close()
 
 
-def share(values: list[float], rng: np.random.Generator) -> str:
+def scans(rounds: int, threads: int) -> Iterator[str]:
+    """The rows of a scan's own throughput."""
+    for size in sorted(throughput.DATA):
+        bench = throughput.set_up(size, SCANNED[size, "cheap pass"], usual_batch(Geometry(size, size), "cpu"), threads)
+        for rule, confined in (("cheap pass", bench.cheap), ("default rule", bench.full)):
+            n = SCANNED[size, rule]
+            of_both = (replace(confined, teacher=bench.own), confined)
+            cells = against(rounds, *(partial(scanned, bench, subjects, n) for subjects in of_both))
+            yield f"| {size} px | {rule} | {cells} | {confined.teacher.confinement} | {rounds} x {n:,} |"
+        bench.cheap.teacher.close()
+
+
+def scanned(bench: throughput.Bench, subjects: Subjects, n: int) -> tuple[float, float]:
+    """Images a second of a comparison of the first n images, and a second of computing."""
+    records, decoder = itertools.islice(bench.source.records(), n), open_decoder()
+    before, began = spent(subjects.teacher), time.perf_counter()
+    done = sum(len(part) for part in compare(subjects, records, decoder, batch=bench.batch, workers=bench.workers))
+    return done / (time.perf_counter() - began), done / max(spent(subjects.teacher) - before, 1e-3)
+
+
+def against(free: Callable[[], tuple[float, float]], confined: Callable[[], tuple[float, float]], rounds: int) -> str:
+    """Three cells: free images a second, and the quotient (confined / free) by the clock and by computing."""
+    found = []
+    for number in range(-1, rounds):  # the first is for the caches
+        pair = (free(), confined()) if number % 2 else (confined(), free())[::-1]
+        if number >= 0:
+            found.append(pair)
+    of_free, of_confined = np.array(found).transpose(1, 2, 0)
+    clock, work = of_confined / of_free
+    return f"{np.median(of_free[0]):,.0f} | {share(clock)} | {share(work)}"
+
+
+def share(values: NDArray[np.float64]) -> str:
     """Median in percent with its bootstrap 95 % interval."""
+    rng = np.random.default_rng(0)
     drawn = np.median(rng.choice(values, (2000, len(values))), axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return f"{100 * np.median(values):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
@@ -114,10 +148,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--scan", action="store_true", help="the scan's own throughput, with reading and decoding")
     given = parser.parse_args()
-    print(f"{given.threads} threads, batches of {given.batch}; {lab.machine()}; {lab.today()}\n")
-    print("| model | asked | free, images/s | confined / free, by the clock | by computing | confined by | images |")
+    asked = "batches as a scan takes them" if given.scan else f"batches of {given.batch}"
+    print(f"{given.threads} threads, {asked}; {lab.machine()}; {lab.today()}\n")
+    print("| what | asked | free, images/s | confined / free, by the clock | by computing | confined by | images |")
     print("|---|---|---|---|---|---|---|")
+    if given.scan:
+        for line in scans(given.rounds, given.threads):
+            print(line, flush=True)
+        return
     for name in MODELS:
         for line in measure(lab.SHARED / "models" / "real" / name, given.rounds, given.threads, given.batch):
             print(line, flush=True)
