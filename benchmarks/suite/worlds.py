@@ -106,7 +106,7 @@ def pool(data: str, share: float, seed: int) -> Path:
         return path
     _, encoded = source(data)
     chosen = parts(data, seed)[1][: round(share * DELIVERED)]
-    _write([encoded[i] for i in chosen], [f"{i:06d}.img" for i in range(len(chosen))], None, (), path)
+    write([encoded[i] for i in chosen], [f"{i:06d}.img" for i in range(len(chosen))], None, (), path)
     return path
 
 
@@ -143,7 +143,7 @@ def build(c: Case) -> Case:
         for i in range(len(poisoned))
     ]
     names = [f"{label:02d}/{i:06d}.img" for i, label in enumerate(poisoned.labels)]
-    _write(blobs, names, poisoned.labels, images.classes, c.delivery)
+    write(blobs, names, poisoned.labels, images.classes, c.delivery)
     (c.folder / "paths.json").write_text(json.dumps(names))
     np.savez(c.folder / "truth.npz", poison=poison, cover=cover, labels=poisoned.labels, original=own.labels)
     seen = Images(np.stack([_decode(b) for b in blobs]), poisoned.labels, images.classes)
@@ -251,9 +251,10 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def _write(
+def write(
     blobs: list[bytes], names: list[str], labels: NDArray[np.int64] | None, classes: tuple[str, ...], path: Path
 ) -> None:
+    """A delivery or a pool in the Hugging Face layout, in one step: encoded images, their names and labels."""
     fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     columns: dict[str, Any] = {
         "image": pa.array([{"bytes": b, "path": n} for b, n in zip(blobs, names, strict=True)], fields[0][1])
@@ -268,4 +269,4 @@ def _write(
     partial.replace(path)
 
 
-__all__ = ["SOURCE", "TARGET", "Case", "build", "case", "pool", "strike", "success"]
+__all__ = ["SOURCE", "TARGET", "Case", "build", "case", "pool", "strike", "success", "write"]
