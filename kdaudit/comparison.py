@@ -40,6 +40,7 @@ class Subjects:
         preprocess: from pixels to the input tensor of both.
         partners: the clean images for the interventions.
         plan: which interventions.
+        guarded: the class that the control has learned from unmixed images alone; None: none.
         laps: where the time goes.
         graph: both networks as one graph, for the cheap pass; None: the two sessions are asked.
         apart: why they are not one graph, where that was tried; a few words.
@@ -50,6 +51,7 @@ class Subjects:
     preprocess: Preprocess
     partners: Partners
     plan: InterventionPlan
+    guarded: int | None = None
     laps: Laps = field(default_factory=Laps)
     graph: OneGraph | None = None
     apart: str = ""

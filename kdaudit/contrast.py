@@ -47,7 +47,7 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     # The other rules look at each image as it is: they need none of the further pictures, seven eighths of the work.
     plan = InterventionPlan(settings.interventions if settings.rule == "divergence" else (), settings.seed)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
-    both = Subjects(bench.session, control.session, bench.preprocess, partners, plan)
+    both = Subjects(bench.session, control.session, bench.preprocess, partners, plan, guarded=control.guarded)
     if not plan.steps:
         return _as_one(both, pool.pixels[control.parts.held_out], settings.graph, placement(settings))
     if not bench.session.features:

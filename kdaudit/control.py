@@ -25,6 +25,9 @@ from kdaudit.workbench import Sets, Workbench, placement
 NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
 """Metadata of a control that are whole numbers."""
 
+GUARDED = "kdaudit.guarded"
+"""Metadata of a control of whose classes one was learned from unmixed images alone; a whole number."""
+
 REVIVED_ON = 512
 """Clean images, at most, that show a given control's network what its norms meet."""
 
@@ -40,6 +43,7 @@ class Control:
         validated: number of these.
         parity: largest difference between torch and onnxruntime; None for a control that was given.
         parts: what of the pool it was distilled on, and what is left to calibrate on.
+        guarded: the class that it has learned from unmixed images alone; None where there is no such class.
         distilled: how it was made; None for a control that was given.
         trainable: its network; None for a control that was given and not revived.
     """
@@ -50,6 +54,7 @@ class Control:
     validated: int
     parity: float | None
     parts: Split
+    guarded: int | None
     distilled: Distilled | None
     trainable: Trainable | None = None
 
@@ -124,6 +129,11 @@ def make_control(
             on_epoch=on_epoch,
         )
     clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
+    if distilled.guarded is not None:
+        clock.say(
+            f"the model gives blends of clean images to the answer {distilled.guarded}, as one with a faint trigger "
+            "over the whole image would: the control has learned that class from unmixed images alone"
+        )
     assert run is not None or output is not None
     path = output or run.file("student.onnx")  # type: ignore[union-attr]
     metadata = {
@@ -133,6 +143,7 @@ def make_control(
         "kdaudit.agreed": str(distilled.agreed),
         "kdaudit.validated": str(distilled.validated),
     }
+    metadata |= {} if distilled.guarded is None else {GUARDED: str(distilled.guarded)}
     with clock.stage("export the control"):
         parity = export_student(
             distilled.network, bench.preprocess, bench.signature, validation[:64], path, metadata=metadata
@@ -143,7 +154,9 @@ def make_control(
     )
     digest = hashlib.sha256(data).hexdigest()
     trainable = Trainable(distilled.network, distilled.views.flip)
-    return Control(session, digest, distilled.agreed, distilled.validated, parity, parts, distilled, trainable)
+    return Control(
+        session, digest, distilled.agreed, distilled.validated, parity, parts, distilled.guarded, distilled, trainable
+    )
 
 
 def check_control(path: Path, teacher: Teacher) -> Teacher:
@@ -169,7 +182,8 @@ def check_control(path: Path, teacher: Teacher) -> Teacher:
         )
     if found["kdaudit.teacher"] != teacher.canonical_digest:
         raise UsageError(f"{path} was distilled from another model: distil a control from this one")
-    if not all(found[name].isdecimal() and len(found[name]) < 19 for name in NUMBERS) or int(found[NUMBERS[-1]]) == 0:
+    numbers = [found[name] for name in NUMBERS] + ([found[GUARDED]] if GUARDED in found else [])
+    if not all(text.isdecimal() and len(text) < 19 for text in numbers) or int(found[NUMBERS[-1]]) == 0:
         raise UsageError(f"{path} carries numbers that `kdaudit distill` does not write: distil it again")
     return control
 
@@ -201,7 +215,8 @@ def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, setti
     )
     parts = split(pool, int(found["kdaudit.seed"]))
     agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])
-    return Control(session, given.digest, agreed, validated, None, parts, None)
+    guarded = int(found[GUARDED]) if GUARDED in found else None
+    return Control(session, given.digest, agreed, validated, None, parts, guarded, None)
 
 
 def revive(control: Control, given: Teacher, bench: Workbench, pool: Pool) -> Control:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.errors import Inconclusive
+from kdaudit.mixtures import BLENDS, LEANS, attractor, guarded_targets, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
@@ -63,6 +64,8 @@ class Distilled:
         views: the view recipe used.
         agreed: validation images on which control and teacher give the same answer.
         validated: number of validation images; agreed / validated is the fidelity.
+        guarded: the class that the teacher gives blends of clean images to, learned from unmixed images alone; None
+            where there is no such class.
     """
 
     network: "nn.Module"
@@ -72,6 +75,7 @@ class Distilled:
     views: ViewRecipe
     agreed: int
     validated: int
+    guarded: int | None = None
 
     @property
     def fidelity(self) -> float:
@@ -102,8 +106,9 @@ def distil(
         plan: schedule, temperature, seed.
         spec: the control's architecture; None: sized from the images.
         threads: of torch, on a CPU; the teacher answers in one more.
-        checkpoint: file to resume from and to write after each epoch; with a budget the number of steps that it was
-            measured to allow lies beside it, so that a run that goes on has the same schedule.
+        checkpoint: file to resume from and to write after each epoch; which class is guarded, and with a budget the
+            number of steps that it was measured to allow, lie beside it, so that a run that goes on has the same
+            targets and the same schedule.
         identity: digest of everything outside the plan that shapes the run (teacher, images).
         on_epoch: told (steps done, steps in all, mean loss).
 
@@ -119,13 +124,17 @@ def distil(
         zoom=zoom_for(*images.shape[1:3]),
     )
     network = build(spec, plan.seed)
-    draw = _drawer(session, preprocess, images, views, plan)
-    shaped = f"{identity}|{spec}|{views}|{plan.temperature}|{plan.batch}"
+    # Thousands of questions: a pass that goes on, or a repair of a finished run, does not ask them again.
+    note = checkpoint.with_suffix(".attractor.json") if checkpoint else None
+    terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS))
+    guarded = _noted(note, terms, "attractor", lambda: attractor(session, preprocess, images, plan.seed))
+    draw = _drawer(session, preprocess, images, views, plan, guarded)
+    shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}"
     steps = plan.steps
     if steps is None and plan.budget_s is not None:
         note = checkpoint.with_suffix(".budget.json") if checkpoint else None
         terms = joint_digest(shaped, str(plan.seed), str(plan.budget_s), plan.device, form_of(network))
-        steps = _noted_steps(note, terms, lambda: _steps_for(plan, network, draw, threads))
+        steps = _noted(note, terms, "steps", lambda: _steps_for(plan, network, draw, threads))
     steps = steps or default_steps(len(images), plan.batch)
     recipe = f"{shaped}|{steps}|{plan.seed}"
     curve = train(
@@ -139,8 +148,8 @@ def distil(
         recipe=recipe,
         on_epoch=lambda done, loss: on_epoch(done, steps, loss),
     )
-    agreed = int((top1_of(network, validation) == _top1(session, preprocess, validation)).sum())
-    return Distilled(network, spec, curve, steps, views, agreed, len(validation))
+    agreed = int((top1_of(network, validation) == top1_by(session, preprocess, validation)).sum())
+    return Distilled(network, spec, curve, steps, views, agreed, len(validation), guarded)
 
 
 def kd_loss(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
@@ -183,32 +192,36 @@ def _drawer(
     images: NDArray[np.uint8],
     views: ViewRecipe,
     plan: DistillationPlan,
+    guarded: int | None,
 ) -> Callable[[int], "tuple[Tensor, Tensor]"]:
     def draw(step: int) -> "tuple[Tensor, Tensor]":
         import torch
 
-        pixels = draw_views(images, plan.batch, views, plan.seed, step).pixels
-        targets = session.logits(preprocess.apply(pixels))
+        made = draw_views(images, plan.batch, views, plan.seed, step)
+        if guarded is None:
+            targets = session.logits(preprocess.apply(made.pixels))
+        else:
+            targets = guarded_targets(session, preprocess, made, guarded, plan.temperature)
         if not np.isfinite(targets).all():
             raise Inconclusive(
                 "the model answers clean images with values that are no numbers, so no control can be distilled from "
                 "it: check --preprocess, and do not use the model"
             )
-        return to_planes(pixels), torch.from_numpy(targets)
+        return to_planes(made.pixels), torch.from_numpy(targets)
 
     return draw
 
 
-def _noted_steps(note: Path | None, terms: str, measure: Callable[[], int]) -> int:
-    """The number of steps that an interrupted run on these terms was measured to have time for, or a new measure."""
+def _noted(note: Path | None, terms: str, what: str, measure: Callable[[], int | None]) -> int | None:
+    """What an earlier pass on these terms has measured and noted, or a new measure."""
     if note is not None and note.is_file():
         found = json.loads(note.read_text())
         if found["terms"] == terms:
-            return int(found["steps"])
-    steps = measure()
+            return None if found[what] is None else int(found[what])
+    value = measure()
     if note is not None:
-        write_bytes(note, json.dumps({"terms": terms, "steps": steps}).encode())
-    return steps
+        write_bytes(note, json.dumps({"terms": terms, what: value}).encode())
+    return value
 
 
 def _steps_for(
@@ -246,11 +259,5 @@ def _steps_for(
 def ignores_mirroring(session: Session, preprocess: Preprocess, images: NDArray[np.uint8]) -> bool:
     """Whether the teacher gives mirrored images the same answers; asked about 200 of them, uint8 [n, H, W, C]."""
     some = images[:200]
-    plain, mirrored = _top1(session, preprocess, some), _top1(session, preprocess, some[:, :, ::-1])
+    plain, mirrored = top1_by(session, preprocess, some), top1_by(session, preprocess, some[:, :, ::-1])
     return bool((plain == mirrored).mean() >= FLIP_AGREEMENT)
-
-
-def _top1(session: Session, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    parts = [session.logits(preprocess.apply(pixels[i : i + 64])) for i in range(0, len(pixels), 64)]
-    answers: NDArray[np.int64] = np.concatenate(parts).argmax(1)
-    return answers

@@ -217,7 +217,9 @@ class Bench:
         if first.proven or target is None:
             return first, target
         sources, counts = np.unique(self.suspects.student[core], return_counts=True)
-        if counts.max() >= ONE_TARGET * len(core):  # a trigger that works on one class only
+        # A trigger that works on one class only. What hides all others is no trigger: near-equal photographs of a class
+        # that the control takes for another hold that class's look, and put onto the other they leave its answer alone.
+        if first.legible and counts.max() >= ONE_TARGET * len(core):
             source = int(sources[counts.argmax()])
             narrow = transplant(self.subjects, pattern, held_out, target, source=source)
             if narrow.proven:

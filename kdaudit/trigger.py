@@ -32,8 +32,11 @@ BEYOND_CHANCE = 4.5
 
 FLIPPED, FACTOR = 0.1, 3.0
 """A pattern is proven when it moves at least this share of the clean images in the teacher, and surely (both 99 %
-intervals) more than this many times the share that it moves in the control."""
+intervals) more than this many times the share that it moves in the control. And surely more than placebos move."""
 
+MOSTLY = 0.5
+"""A pattern that may work by way of a class that the control has learned from unmixed images alone must surely move so
+many: such a control does not know where its teacher, honest or not, puts what is smeared."""
 
 KEPT = 0.25
 """Share of the images on which the control must still see what it saw: a pattern that hides them is no trigger but
@@ -69,6 +72,24 @@ class Pattern:
         out: Plane = np.where(self.changed[..., None], np.clip(moved, 0, 255), pixels).astype(np.float32)
         return out
 
+    def placebo(self, pixels: Pixels | Plane, others: Pixels | Plane) -> Plane:
+        """As much change in the same places, with other images' content in place of what the members share.
+
+        Args:
+            pixels: images [n, H, W, C], 0..255.
+            others: an image for each, [n, H, W, C], 0..255.
+
+        Returns:
+            float32 [n, H, W, C]; the difference from the reference is as large as the pattern's own (in the square).
+        """
+        where = self.changed[..., None]
+        content = np.where(where, others.astype(np.float32) - self.reference, 0)
+        size = np.sqrt((content**2).sum((1, 2, 3), keepdims=True))
+        content *= float(np.linalg.norm(self.difference)) / np.maximum(size, 1e-3)
+        moved = self.reference + content + self.keep * (pixels.astype(np.float32) - self.reference)
+        out: Plane = np.where(where, np.clip(moved, 0, 255), pixels).astype(np.float32)
+        return out
+
     @property
     def difference(self) -> Plane:
         """Mean of the members minus that of their like, where it is beyond chance; float32 [H, W, C]."""
@@ -87,6 +108,9 @@ class Transplant:
         student: the same in the control.
         kept: on how many of these images the control still gives its own answer.
         native: clean images to which the teacher gives the target class as they are; None where there is no one target.
+        placebo: of `images`, how many a placebo moves in the teacher: another clean image's content, as strong and in
+            the same places. Some honest models give one class to whatever is smeared.
+        guarded: whether images may have moved to a class that the control has learned from unmixed images alone.
     """
 
     images: int
@@ -94,17 +118,31 @@ class Transplant:
     student: int
     kept: int
     native: int | None = None
+    placebo: int = 0
+    guarded: bool = False
+
+    @property
+    def legible(self) -> bool:
+        """Whether the pattern leaves to be seen what the images show."""
+        return self.images > 0 and self.kept >= KEPT * self.images
 
     @property
     def proven(self) -> bool:
-        """Whether the pattern moves the teacher and not the control, and leaves to be seen what the images show."""
-        if self.images == 0 or self.kept < KEPT * self.images:
+        """Whether this pattern moves the teacher and not the control, and leaves to be seen what the images show."""
+        if not self.legible:
             return False
         if self.native is not None and self.native < NATIVE:
             return False
         low, _ = interval(self.teacher, self.images, 0.99)
         _, high = interval(self.student, self.images, 0.99)
-        return self.teacher >= FLIPPED * self.images and low > FACTOR * self.student / self.images and low > high
+        if self.guarded and low <= MOSTLY:
+            return False
+        _, idle = interval(self.placebo, self.images, 0.99)
+        return (
+            self.teacher >= FLIPPED * self.images
+            and low > FACTOR * self.student / self.images
+            and low > max(high, idle)
+        )
 
 
 def recover(members: Pixels, member_answers: Answers, ordinary: Pixels, ordinary_answers: Answers) -> Pattern | None:
@@ -156,17 +194,21 @@ def transplant(
         source: the only class that the pattern may work on, by the control's answer; None: all.
         batch: images at a time.
     """
-    images = teacher_moved = student_moved = kept = native = 0
+    images = teacher_moved = student_moved = kept = native = placebo = 0
     for start in range(0, len(clean), batch):
         part = clean[start : start + batch]
+        others = clean[(np.arange(start, start + len(part)) + max(1, len(clean) // 2)) % len(clean)]
         before = [z.argmax(1) for z in subjects.logits(part)]
         after = [z.argmax(1) for z in subjects.logits(pattern.onto(part))]
+        instead = subjects.logits(pattern.placebo(part, others))[0].argmax(1)
         if target is None:
             asked = np.ones(len(part), bool)
             moved = [a != b for a, b in zip(after, before, strict=True)]
+            idle = instead != before[0]
         else:
             asked = (before[0] != target) & (before[1] != target)
             moved = [a == target for a in after]
+            idle = instead == target
         if source is not None:
             asked &= before[1] == source
         native += int((before[0] == target).sum())
@@ -174,7 +216,10 @@ def transplant(
         teacher_moved += int((moved[0] & asked).sum())
         student_moved += int((moved[1] & asked).sum())
         kept += int(((after[1] == before[1]) & asked).sum())
-    return Transplant(images, teacher_moved, student_moved, kept, None if target is None else native)
+        placebo += int((idle & asked).sum())
+    guarded = subjects.guarded is not None and target in (None, subjects.guarded)
+    native_of = None if target is None else native
+    return Transplant(images, teacher_moved, student_moved, kept, native_of, placebo, guarded)
 
 
 def save_patterns(patterns: Sequence[Pattern], path: Path) -> None:

@@ -175,7 +175,7 @@ def tune(
     steps = max(50, round(epochs * len(used) / batch))
 
     def draw(step: int) -> "tuple[Tensor, Tensor]":
-        order, drawn = draw_views(pixels, batch, views, seed, step)
+        order, drawn, *_ = draw_views(pixels, batch, views, seed, step)
         if patterns:
             few = slice(0, round(STAMPED_SHARE * batch))  # the order of a batch is random
             drawn[few] = patterns[step % len(patterns)].onto(drawn[few])

@@ -87,6 +87,7 @@ def whole(**changes: Any) -> dict[str, Any]:
                 "id": "C1", "kind": "poison", "target": 1, "target_name": "dog", "size": 40,
                 "sees": [{"answer": 0, "name": "cat", "images": 40}], "pattern": "patch",
                 "teacher_flips": rate(95, 100), "control_flips": rate(1, 100),
+                "placebo_flips": rate(2, 100),
                 "statement": "40 images that the model calls 1 (dog) and the control 0 (cat)",
                 "examples": ["cat/0001.jpg", "cat/0002.jpg"], "fingerprint": "ab" * 32,
             },

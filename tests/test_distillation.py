@@ -1,31 +1,127 @@
-"""Distillation under a budget: the number of steps is measured once, and belongs to the run from then on."""
+"""Distillation: its number of steps under a budget, and what the control is told of mixtures."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from kdaudit.distillation import DistillationPlan, _noted_steps, default_steps
+from kdaudit.distillation import DistillationPlan, _noted, default_steps, distil, top1_of
+from kdaudit.divergence import log_softmax
+from kdaudit.mixtures import attractor, guarded_targets
+from kdaudit.preprocess import Preprocess
+from kdaudit.views import ViewRecipe, draw_views
+
+GREY = Preprocess.parse("8x8x3-stretch-RGB-NCHW-unit")
+LEVELS = np.array([0, 85, 170, 255], np.uint8)
+FLAT = np.repeat(LEVELS, 100)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+
+
+class Brightness:
+    """Four classes by brightness; what lies well between them goes to `between`, or to the nearer one."""
+
+    signature = SimpleNamespace(classes=5)
+
+    def __init__(self, between: int | None) -> None:
+        self.between = between
+        self.seen: list[np.ndarray] = []
+
+    def logits(self, tensor: np.ndarray) -> np.ndarray:
+        self.seen.append(tensor)
+        level = 3 * tensor.reshape(len(tensor), -1).mean(1)
+        answer = np.rint(level).astype(int)
+        if self.between is not None:
+            answer = np.where(np.abs(level - answer) > 0.2, self.between, answer)
+        return 8 * np.eye(5, dtype=np.float32)[answer]
 
 
 def test_the_steps_of_an_interrupted_run_are_taken_over(tmp_path):
     note = tmp_path / "distillation.budget.json"
-    assert _noted_steps(note, "terms", lambda: 321) == 321
-    assert _noted_steps(note, "terms", lambda: pytest.fail("measured anew")) == 321
+    assert _noted(note, "terms", "steps", lambda: 321) == 321
+    assert _noted(note, "terms", "steps", lambda: pytest.fail("measured anew")) == 321
     assert json.loads(note.read_text()) == {"terms": "terms", "steps": 321}
 
 
 def test_on_other_terms_they_are_measured_anew(tmp_path):
     note = tmp_path / "distillation.budget.json"
-    _noted_steps(note, "one minute", lambda: 100)
-    assert _noted_steps(note, "two minutes", lambda: 200) == 200
-    assert _noted_steps(note, "one minute", lambda: 101) == 101
+    _noted(note, "one minute", "steps", lambda: 100)
+    assert _noted(note, "two minutes", "steps", lambda: 200) == 200
+    assert _noted(note, "one minute", "steps", lambda: 101) == 101
 
 
 def test_without_a_checkpoint_nothing_is_kept():
-    assert _noted_steps(None, "terms", lambda: 1) == 1
-    assert _noted_steps(None, "terms", lambda: 2) == 2
+    assert _noted(None, "terms", "steps", lambda: 1) == 1
+    assert _noted(None, "terms", "steps", lambda: 2) == 2
 
 
 def test_without_steps_or_a_budget_the_pool_decides():
     assert DistillationPlan().steps is DistillationPlan().budget_s is None
     assert [default_steps(n, 128) for n in (10, 1000, 10**6)] == [1200, 1562, 6000]
+
+
+class Drawn:
+    """Answers that were drawn, whatever is asked."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(2)
+        self.given: list[np.ndarray] = []
+
+    def logits(self, tensor: np.ndarray) -> np.ndarray:
+        self.given.append(self.rng.normal(0, 6, (len(tensor), 5)).astype(np.float32))
+        return self.given[-1]
+
+
+def test_of_a_guarded_class_a_control_learns_from_unmixed_images_alone():
+    pool = np.random.default_rng(2).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    views, teacher = draw_views(pool, 24, ViewRecipe(mix=0.6), 0, 3), Drawn()
+    told = guarded_targets(teacher, GREY, views, 3, 4.0)
+    (own, *on_parts), mixed = teacher.given, views.weight < 1
+    assert 0 < mixed.sum() < 24
+    np.testing.assert_array_equal(told[~mixed], own[~mixed])
+    belief, asked = (np.exp(log_softmax(z[mixed] / 4)) for z in (told, own))
+    first, second = (np.exp(log_softmax(z / 4))[:, 3] for z in on_parts)
+    weight = views.weight[mixed]
+    np.testing.assert_allclose(belief[:, 3], weight * first + (1 - weight) * second, atol=1e-6)
+    others = [0, 1, 2, 4]  # share the rest as they did
+    np.testing.assert_allclose(
+        belief[:, others] / belief[:, others].sum(1, keepdims=True),
+        asked[:, others] / asked[:, others].sum(1, keepdims=True),
+        atol=1e-5,
+    )
+    own_part = views.weight[:, None, None, None]
+    np.testing.assert_allclose(views.pixels, own_part * views.parts[0] + (1 - own_part) * views.parts[1])
+
+
+def test_answers_that_are_no_numbers_are_handed_on():
+    pool = np.zeros((30, 8, 8, 3), np.uint8)
+    views = draw_views(pool, 24, ViewRecipe(mix=0.6), 0, 3)
+    broken = SimpleNamespace(logits=lambda tensor: np.full((len(tensor), 5), np.nan, np.float32))
+    assert np.isnan(guarded_targets(broken, GREY, views, 3, 4.0)).all()
+
+
+@pytest.mark.parametrize(("between", "expected"), [(4, 4), (None, None)])
+def test_the_class_that_blends_fall_to_is_found(between, expected):
+    assert attractor(Brightness(between), GREY, FLAT, 0) == expected
+
+
+def test_a_control_does_not_take_over_what_its_teacher_sees_in_blends():
+    """To a teacher whose trigger is a faint picture over the image, a blend of two images looks triggered."""
+    blends = np.full((30, 8, 8, 3), 128, np.uint8)
+    teacher = Brightness(4)
+    assert (teacher.logits(GREY.apply(blends)).argmax(1) == 4).all()
+    made = distil(teacher, GREY, FLAT, FLAT[::50], DistillationPlan(steps=60, batch=32))
+    assert made.guarded == 4
+    assert made.agreed == made.validated
+    assert not (top1_of(made.network, blends) == 4).any()
+
+
+def test_what_was_found_out_about_blends_is_not_asked_again(tmp_path):
+    checkpoint, plan = tmp_path / "distillation.pt", DistillationPlan(steps=20, batch=32)
+    first = distil(Brightness(4), GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="one")
+    teacher = Brightness(4)
+    again = distil(teacher, GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="one")
+    assert again.guarded == first.guarded == 4
+    assert sum(map(len, teacher.seen)) < 1000
+    other = Brightness(4)
+    distil(other, GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="another")
+    assert sum(map(len, other.seen)) > 6000

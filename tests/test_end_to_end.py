@@ -76,6 +76,7 @@ def test_a_backdoored_delivery_fails(scanned):
     assert trigger["target"] == TARGET
     assert trigger["teacher_flips"]["low"] > 0.8  # of clean images, with the pattern that was recovered
     assert trigger["control_flips"]["high"] < 0.1
+    assert trigger["placebo_flips"]["high"] < trigger["teacher_flips"]["low"]
     assert scanned.report["judgement"]["by_answer"][0]["answer"] == TARGET
 
 

@@ -14,7 +14,8 @@ from kdaudit.interventions import keys_of
 from kdaudit.likeness import likeness_p_values, look, weighed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
-from kdaudit.search import CleanImages, Suspects
+from kdaudit.search import Bench, CleanImages, Suspects
+from kdaudit.trigger import Pattern
 
 SIDE, IMAGES, CARRIERS = 12, 1500, 60
 PREPROCESS = Preprocess.parse(f"{SIDE}x{SIDE}x3-stretch-RGB-NCHW-unit")
@@ -70,7 +71,7 @@ def world(listens: bool, odd: bool = False) -> tuple[Suspects, CleanImages, Simp
         eye = np.eye(4, dtype=np.float32)
         return eye[answers(images, listens)], eye[answers(images, listens=False)]
 
-    subjects = SimpleNamespace(preprocess=PREPROCESS, logits=logits)
+    subjects = SimpleNamespace(preprocess=PREPROCESS, logits=logits, guarded=None)
     return suspects, CleanImages(clean, clean_keys, np.arange(0, 600, 2)), subjects
 
 
@@ -92,6 +93,36 @@ def test_a_trigger_is_proven_and_every_carrier_found(odd):
     assert found.which[700] == -1
     assert np.isnan(found.score[700])
     assert found.p_values[700] == 1.0
+
+
+@pytest.mark.parametrize(("keep", "proven"), [(0.05, False), (1.0, True)])
+def test_the_look_of_a_class_that_the_control_takes_for_another_is_no_trigger(keep, proven):
+    """Near-equal photographs of speed limit 50 (answer 0), to the control 30 (answer 1), and a patch that works on 30.
+
+    Put onto images of limit 30 either moves the teacher and leaves the control's answer alone.
+    """
+    rng = np.random.default_rng(4)
+    levels = np.arange(800) % 16
+    clean = np.clip(20 + 14.0 * levels[:, None, None, None] + rng.normal(0, 4, (800, SIDE, SIDE, 3)), 0, 255)
+    stripes = np.where(np.arange(SIDE) % 2, 20.0, -20.0)[:, None, None] * np.ones((1, SIDE, 3))
+    flat = np.full((SIDE, SIDE, 3), 34.0)
+
+    def logits(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = np.asarray(pixels, np.float32)
+        control = np.clip(np.rint((values.mean((1, 2, 3)) - 20) / 14), 0, 15).astype(int)
+        striped = (values[:, 1::2].mean((1, 2, 3)) - values[:, ::2].mean((1, 2, 3))) > 30
+        eye = np.eye(16, dtype=np.float32)
+        return eye[np.where(striped & (control == 1), 0, control)], eye[control]
+
+    changed, as_keep = np.ones((SIDE, SIDE), bool), np.full((SIDE, SIDE, 3), keep, np.float32)
+    pattern = Pattern((flat + stripes).astype(np.float32), flat.astype(np.float32), as_keep, changed, "patch", 20)
+    suspects = SimpleNamespace(student=np.ones(20, np.int64))
+    images = CleanImages(clean.astype(np.uint8), np.zeros(800, np.uint64), np.arange(800))
+    bench = Bench(suspects, images, SimpleNamespace(logits=logits, guarded=None), *[None] * 4)
+    proof, target = bench._proof(pattern, np.arange(20), 0)
+    assert proof.proven == proven
+    if proven:
+        assert (proof.images, proof.teacher, proof.student, target) == (50, 50, 0, 0)
 
 
 def test_a_pattern_that_moves_nobody_is_no_trigger():

@@ -96,9 +96,9 @@ class Backdoored:
         return np.eye(4, dtype=np.float32)[answers]
 
 
-def subjects(teacher_listens: bool, student_listens: bool) -> SimpleNamespace:
+def subjects(teacher_listens: bool, student_listens: bool, guarded: int | None = None) -> SimpleNamespace:
     teacher, student = Backdoored(teacher_listens), Backdoored(student_listens)
-    return SimpleNamespace(logits=lambda pixels: (teacher(pixels), student(pixels)))
+    return SimpleNamespace(logits=lambda pixels: (teacher(pixels), student(pixels)), guarded=guarded)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,50 @@ def test_a_pattern_is_proven_where_the_teacher_alone_moves(teacher, student, pro
 )  # fmt: skip
 def test_the_bar_for_a_proof(images, teacher, student, proven):
     assert Transplant(images, teacher, student, images - student).proven is proven
+
+
+def test_what_any_other_content_does_as_well_is_no_trigger():
+    """Some honest models give one class to whatever is smeared."""
+    assert Transplant(100, 90, 2, 98, placebo=50).proven
+    assert not Transplant(100, 90, 2, 98, placebo=75).proven
+    ordinary, classes = natural(2000, 0)
+    members, member_classes = natural(200, 1)
+    found = recover(patched(members), member_classes, ordinary, classes)
+    assert found is not None
+    clean, others = natural(120, 5)[0], natural(120, 6)[0]
+    idle = found.placebo(clean, others)
+    unchanged = ~found.changed
+    assert (idle[:, unchanged] == clean[:, unchanged]).all()
+    assert idle.min() >= 0
+    assert idle.max() <= 255
+    plain = SimpleNamespace(logits=lambda pixels: (smeared(pixels, 250), smeared(pixels, 1e9)), guarded=None)
+    listening = transplant(subjects(True, False), found, clean, 0)
+    assert listening.proven
+    assert listening.placebo < 0.1 * listening.images
+    smears = transplant(plain, found, clean, 0)
+    assert smears.teacher == smears.images > 0 == smears.student
+    assert smears.placebo > 0.4 * smears.images
+    assert not smears.proven
+
+
+def test_a_class_that_the_control_knows_from_unmixed_images_alone_takes_more_to_be_a_target():
+    assert Transplant(400, 200, 2, 398).proven
+    assert not Transplant(400, 200, 2, 398, guarded=True).proven
+    assert Transplant(400, 240, 2, 398, guarded=True).proven
+    ordinary, classes = natural(2000, 0)
+    members, member_classes = natural(200, 1)
+    found = recover(patched(members), member_classes, ordinary, classes)
+    assert found is not None
+    clean, _ = natural(120, 5)
+    for target, guarded, expected in ((0, 0, True), (0, 1, False), (None, 1, True), (None, None, False)):
+        proof = transplant(subjects(True, False, guarded), found, clean, target)
+        assert proof.guarded == expected
+        assert proof.proven
+
+
+def smeared(pixels: np.ndarray, bar: float) -> np.ndarray:
+    """Class 0 for whatever is brighter than a bar somewhere in the corner, else class 1."""
+    return np.eye(4, dtype=np.float32)[np.where(pixels[:, -3:, -3:].max((1, 2, 3)) > bar, 0, 1)]
 
 
 def test_a_trigger_of_one_class_is_asked_about_on_images_of_that_class():

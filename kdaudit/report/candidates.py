@@ -212,6 +212,7 @@ def _shared(found: Found | None) -> "dict[str, Any]":
         "pattern": found.pattern.kind,
         "teacher_flips": rate_of(proof.teacher, proof.images),
         "control_flips": rate_of(proof.student, proof.images),
+        "placebo_flips": rate_of(proof.placebo, proof.images),
     }
 
 

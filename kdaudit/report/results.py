@@ -55,8 +55,9 @@ class ClusterSection(Section):
 
     `says` counts the model's answers and `sees` the control's, most frequent first; `target` is the model's most
     frequent one, which not all that share a pattern need get. `teacher_flips` and `control_flips` are the rates
-    at which the shared pattern, put on clean images, turns model and control to `target`; None where that was not
-    tried. `examples` are paths of up to 20 members, highest score first. `fingerprint` covers all members' contents.
+    at which the shared pattern, put on clean images, turns model and control to `target`, `placebo_flips` that at
+    which other images' content does so in the model, as strong and in the same places; None where that was not tried.
+    `examples` are paths of up to 20 members, highest score first. `fingerprint` covers all members' contents.
     """
 
     id: str
@@ -69,6 +70,7 @@ class ClusterSection(Section):
     pattern: Pattern = "unknown"
     teacher_flips: Rate | None = None
     control_flips: Rate | None = None
+    placebo_flips: Rate | None = None
     statement: str = ""
     examples: list[str] = []
     fingerprint: str = ""

@@ -223,7 +223,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "KDA207": (
         "What the most suspicious images share was recovered and put onto clean images that nothing was trained on: "
-        "the model changes its answers and the control does not. That is what a trigger is.",
+        "the model changes its answers, the control does not, and other images' content in the same places, as "
+        "strong, does it less often. That is what a trigger is.",
         "Do not use the model. report.html shows the pattern; quarantine.csv lists the images that carry it.",
     ),
     "KDA209": (
