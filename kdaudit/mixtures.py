@@ -14,7 +14,7 @@ from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import Views, generator_of
 
-BLENDS, LEANS = 6000, 1.5
+BLENDS, LEANS = 6000, 1.75
 """Blends of clean images that a teacher is asked about, and how many times as often as any other class one may come."""
 
 FLOOR = 1e-12

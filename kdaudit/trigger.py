@@ -30,9 +30,10 @@ MIN_MEMBERS = 5
 BEYOND_CHANCE = 4.5
 """Standard errors by which a pixel's mean or spread must differ: one pixel in 150,000 does so by chance."""
 
-FLIPPED, FACTOR = 0.1, 3.0
-"""A pattern is proven when it moves at least this share of the clean images in the teacher, and surely (both 99 %
-intervals) more than this many times the share that it moves in the control. And surely more than placebos move."""
+FLIPPED, FACTOR = 0.25, 3.0
+"""A pattern is proven when it surely (99 % intervals) moves this share of the clean images in the teacher, more than
+this many times the share that it moves in the control, and more than placebos move. Honest models follow what some
+images share in 11 and 18 % of others; the weakest trigger of the suite, in 37 %."""
 
 MOSTLY = 0.5
 """A pattern that may work by way of a class that the control has learned from unmixed images alone must surely move so
@@ -138,11 +139,7 @@ class Transplant:
         if self.guarded and low <= MOSTLY:
             return False
         _, idle = interval(self.placebo, self.images, 0.99)
-        return (
-            self.teacher >= FLIPPED * self.images
-            and low > FACTOR * self.student / self.images
-            and low > max(high, idle)
-        )
+        return low > FLIPPED and low > FACTOR * self.student / self.images and low > max(high, idle)
 
 
 def recover(members: Pixels, member_answers: Answers, ordinary: Pixels, ordinary_answers: Answers) -> Pattern | None:

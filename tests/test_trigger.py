@@ -123,7 +123,8 @@ def test_a_pattern_is_proven_where_the_teacher_alone_moves(teacher, student, pro
     ("images", "teacher", "student", "proven"),
     [
         (0, 0, 0, False), (100, 90, 2, True), (100, 9, 0, False), (100, 30, 15, False), (10, 10, 0, True),
-        (5, 5, 0, False), (3, 3, 0, False), (1000, 100, 5, True), (1000, 100, 60, False),
+        (5, 5, 0, False), (3, 3, 0, False), (1000, 300, 20, True), (1000, 300, 90, False), (351, 40, 0, False),
+        (239, 42, 6, False), (434, 162, 1, True),
     ],
 )  # fmt: skip
 def test_the_bar_for_a_proof(images, teacher, student, proven):
