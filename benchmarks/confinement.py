@@ -32,8 +32,9 @@ from kdaudit.admission import Teacher, admit
 from kdaudit.comparison import Subjects, compare, usual_batch
 from kdaudit.decoder import open_decoder
 from kdaudit.machine import cores
+from kdaudit.opening import open_session
 from kdaudit.sample import Geometry
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 
 MODELS = ("ext_mnist_web/mnist.onnx", "dogun_gtsrb_cnn.onnx", "vit_cifar10_ibp_3_3_8.onnx", "edgeopt_model_uint8.onnx")
 

@@ -149,7 +149,7 @@ def model_slice(seed: int, count: int, limit: float) -> dict[str, Any]:
 
     from kdaudit.admission.confined import admit_confined
     from kdaudit.errors import KdauditError
-    from kdaudit.session import open_session
+    from kdaudit.opening import open_session
 
     rng = random.Random(seed)
     paths = [p for p in sorted((lab.SHARED / "models" / "real").glob("*.onnx")) if p.stat().st_size <= LARGEST]

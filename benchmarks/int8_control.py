@@ -27,8 +27,9 @@ from kdaudit import divergence
 from kdaudit.admission import Teacher, admit
 from kdaudit.decoder import open_decoder
 from kdaudit.export import control_signature
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 from kdaudit.source import open_source
 
 CASE = lab.LAB / "suite" / "cifar10" / "badnets-0.05-seed0"

@@ -37,9 +37,10 @@ from kdaudit.fitting.candidates import candidates
 from kdaudit.fitting.pool import Pool
 from kdaudit.fitting.scores import beliefs, consistency
 from kdaudit.fitting.trials import Trial, Trials
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 from kdaudit.source import open_source
 
 HERE = Path(__file__).resolve().parent

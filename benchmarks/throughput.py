@@ -38,8 +38,9 @@ from kdaudit.decoder import open_decoder
 from kdaudit.interventions import InterventionPlan, Partners
 from kdaudit.machine import cores
 from kdaudit.onegraph import open_one_graph
+from kdaudit.opening import open_session
 from kdaudit.sample import Geometry, Record, Source
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 from kdaudit.settings import Settings
 from kdaudit.source import open_source
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from kdaudit import divergence
 from kdaudit.clock import Clock, Laps, Pace
-from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, usual_batch
+from kdaudit.compared import Comparison
+from kdaudit.comparison import Subjects, compare, compare_pixels, usual_batch
 from kdaudit.control import Control
 from kdaudit.digest import joint_digest
 from kdaudit.errors import DeviceMissing
@@ -16,10 +17,10 @@ from kdaudit.fusion import NotFused
 from kdaudit.interventions import InterventionPlan, Partners
 from kdaudit.machine import Placement
 from kdaudit.onegraph import open_one_graph
+from kdaudit.opening import open_session
 from kdaudit.pool import Pool
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
-from kdaudit.session import open_session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench, placement
 

@@ -15,10 +15,11 @@ from kdaudit.distillation import DistillationPlan, Distilled, distil, ignores_mi
 from kdaudit.errors import Inconclusive, UsageError
 from kdaudit.export import control_signature, export_student
 from kdaudit.machine import cores
+from kdaudit.opening import open_session
 from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
 from kdaudit.revival import Trainable, revived
 from kdaudit.rundir import RunDirectory
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench, placement
 

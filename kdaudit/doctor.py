@@ -79,7 +79,7 @@ def _torch() -> Check:
 
 
 def _providers() -> Iterator[Check]:
-    from kdaudit.session import available_providers, cuda_devices
+    from kdaudit.runtime import available_providers, cuda_devices
 
     try:
         offered, gpus = available_providers(), cuda_devices()

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import write_bytes
 from kdaudit.errors import KdauditError
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
-from kdaudit.session import open_session
 from kdaudit.signature import Signature
 from kdaudit.views import to_planes
 

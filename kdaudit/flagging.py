@@ -20,7 +20,7 @@ from kdaudit.calibration import (
     tail_p_values,
     unbounded,
 )
-from kdaudit.comparison import Comparison
+from kdaudit.compared import Comparison
 from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, grouped_flags
 from kdaudit.settings import Rule
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Clean
 from kdaudit.clock import Clock
-from kdaudit.comparison import Comparison, Subjects
+from kdaudit.compared import Comparison
+from kdaudit.comparison import Subjects
 from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of

@@ -20,9 +20,10 @@ from kdaudit.fusion.blueprint import COLUMNS, Blueprint, draw
 from kdaudit.fusion.confined import compose_confined
 from kdaudit.looks import Look, Pixels, ask_both, look_of
 from kdaudit.machine import Placement
+from kdaudit.opening import ON_ONE_GPU
 from kdaudit.preprocess import Preprocess
 from kdaudit.sandbox.process import WorkerLost
-from kdaudit.session import IN_WORKERS, ON_ONE_GPU, REPEAT_EVERY, Session
+from kdaudit.session import IN_WORKERS, REPEAT_EVERY, Session
 
 TOLERANCE = 1e-4
 """How far the columns of both forms may lie apart, absolutely and relatively: what rounding in another order takes.

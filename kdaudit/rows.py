@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.comparison import Comparison, concatenate
+from kdaudit.compared import Comparison, concatenate
 from kdaudit.digest import replacing, write_bytes
 from kdaudit.errors import RunDirectoryError
 from kdaudit.interventions import keys_of

@@ -2,44 +2,25 @@
 
 How a graph wants to be asked is `kdaudit.asking`'s; here are beliefs (probabilities become logits) and survival: an
 image on which a hostile model dies, blocks or answers nonsense has no scores, is noted, and the others go on.
-`Session.provider` is what was obtained, never what was asked.
+`kdaudit.opening` opens one. `Session.provider` is what was obtained, never what was asked.
 """
 
 import hashlib
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.asking import BATCH_TOLERANCE, Asker
-from kdaudit.divergence import PROBABILITY_FLOOR, from_probabilities
-from kdaudit.engines import AnyEngine, Fleet, open_engine, profile_of
-from kdaudit.errors import DeviceMissing, Inconclusive, ModelRefused, UsageError
+from kdaudit.divergence import from_probabilities
+from kdaudit.engines import AnyEngine, Fleet
+from kdaudit.errors import Inconclusive, ModelRefused
 from kdaudit.incidents import Incident, Incidents
-from kdaudit.machine import Placement
-from kdaudit.runtime import available_providers, cuda_devices, first_line
 from kdaudit.sandbox.engine import ConfinedEngine
 from kdaudit.sandbox.process import WorkerLost
 from kdaudit.signature import Signature
-
-__all__ = [
-    "PROBABILITY_FLOOR",
-    "Incident",
-    "Session",
-    "available_providers",
-    "cuda_devices",
-    "first_line",
-    "from_probabilities",
-    "open_session",
-]
-
-ON_ONE_GPU = Placement()
-
-Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
-PROVIDERS: tuple[str, ...] = ("auto", "cpu", "cuda", "tensorrt")
 
 MAX_INCIDENTS = 16
 """After so many images that a model did not survive, nothing more is expected of it."""
@@ -74,7 +55,7 @@ class Session:
         self.model = model
         self._sharing = threading.Lock()
         self._asker = Asker(engine, self._asked(signature))
-        self._proven = False
+        self._proven = False  # until it has run once: from then on a lost worker is told of, and no refusal
         self._runs = 0
         self.signature = signature
         self.threads = threads
@@ -103,6 +84,22 @@ class Session:
         other._asker, other._proven = self._asker.under(self._asked(signature)), self._proven
         other._noted = self._noted
         return other
+
+    def prove(self) -> None:
+        """Run the model once on noise; where the graph leaves the size open, the first batch will show.
+
+        Raises:
+            ModelRefused: as for `raw`.
+        """
+        signature = self.signature
+        if signature.height is not None and signature.width is not None:
+            shape = tuple(side or 1 for side in signature.input_shape[1:])
+            if signature.layout == "NCHW":
+                shape = (signature.channels, signature.height, signature.width)
+            elif signature.layout == "NHWC":
+                shape = (signature.height, signature.width, signature.channels)
+            self.raw(np.random.default_rng(0).random((1, *shape), dtype=np.float32))
+        self._proven = True
 
     def keep_incidents(self, file: Path, recipe: str) -> None:
         """Keep incidents in a file from now on, those of an interrupted pass among them; see `Incidents.keep`."""
@@ -133,7 +130,7 @@ class Session:
     def logits(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
         """Scores whose softmax is the model's belief.
 
-        Probabilities are raised to `PROBABILITY_FLOOR` and brought back to sum one, then their logarithm is
+        Probabilities are raised to `divergence.PROBABILITY_FLOOR` and brought back to sum one, then their logarithm is
         taken; logits and log-probabilities pass as they are.
 
         Args:
@@ -260,70 +257,3 @@ class Session:
 
 def _digest(tensor: NDArray[np.generic]) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
-
-
-def open_session(
-    model: bytes,
-    signature: Signature,
-    *,
-    provider: str = "auto",
-    threads: int = 1,
-    confined: bool = False,
-    placement: Placement = ON_ONE_GPU,
-) -> Session:
-    """Load a model and prove that it runs.
-
-    Args:
-        model: canonical bytes of an admitted model.
-        signature: its input and output.
-        provider: auto (the best that really works), cpu, cuda or tensorrt.
-        threads: onnxruntime threads inside one run; more sessions of one thread beat one session of many.
-        confined: in a worker process behind walls (`kdaudit.sandbox`): for models that came from somebody else.
-        placement: on which GPUs, and how.
-
-    Raises:
-        UsageError: no such provider, or the folder for TensorRT's engines is not private.
-        DeviceMissing: a demanded provider was not obtained.
-        ModelRefused: KDA020 or KDA021, with onnxruntime's own first line; KDA022, it does not survive being loaded.
-    """
-    if provider not in PROVIDERS:
-        raise UsageError(f"no provider is called {provider!r}; choose one of {', '.join(PROVIDERS)}")
-    offered = available_providers()
-    # TensorRT rounds and takes minutes to build an engine: it is there for those who ask for it.
-    wanted = next(name for name in ("cuda", "cpu") if name in offered) if provider == "auto" else provider
-    if wanted not in offered:
-        raise DeviceMissing(
-            f"provider {provider} was demanded and is not there (this machine offers {', '.join(offered)}); "
-            "leave --provider out or run on another machine"
-        )
-    # TensorRT builds an engine for each shape that it meets: it meets one, the last batch filled up.
-    batch = signature.batch or placement.batch
-    profile = profile_of(signature, batch) if wanted == "tensorrt" else ""
-    engine = open_engine(model, wanted, threads, confined=confined, placement=placement, profile=profile)
-    session = Session(engine, signature, threads, model, batch if profile else None)
-    if provider not in ("auto", session.provider):
-        session.close()
-        raise DeviceMissing(
-            f"provider {provider} was demanded and onnxruntime gave {session.provider}; "
-            "run `kdaudit doctor` to see what is broken"
-        )
-    try:
-        _prove(session)
-    except BaseException:
-        session.close()
-        raise
-    session._proven = True
-    return session
-
-
-def _prove(session: Session) -> None:
-    """Run the model once on noise; where the graph leaves the size open, the first batch will show."""
-    signature = session.signature
-    if signature.height is None or signature.width is None:
-        return
-    shape = tuple(side or 1 for side in signature.input_shape[1:])
-    if signature.layout == "NCHW":
-        shape = (signature.channels, signature.height, signature.width)
-    elif signature.layout == "NHWC":
-        shape = (signature.height, signature.width, signature.channels)
-    session.raw(np.random.default_rng(0).random((1, *shape), dtype=np.float32))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdaudit.admission import Finding
 from kdaudit.calibration import interval, smallest_visible_rate
-from kdaudit.comparison import Comparison
+from kdaudit.compared import Comparison
 from kdaudit.flagging import Columns, Flags
 from kdaudit.labelling import LabelDoubts
 from kdaudit.multiplicity import PRICE

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kdaudit.admission import Finding
-from kdaudit.comparison import Comparison
+from kdaudit.compared import Comparison
 from kdaudit.flagging import Columns, Flags, score_of
 from kdaudit.labelling import LabelDoubts
 from kdaudit.search import Found

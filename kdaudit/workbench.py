@@ -16,10 +16,11 @@ from kdaudit.errors import DataError, DeviceMissing, KdauditError, UsageError
 from kdaudit.fitting import Fitted, fit
 from kdaudit.machine import GPU_BATCH, Placement, choose_device, cores
 from kdaudit.multiplicity import PRICE
+from kdaudit.opening import open_session
 from kdaudit.pool import CALIBRATION_SHARE
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Decoder, Source, Status
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 from kdaudit.settings import Settings
 from kdaudit.signature import Signature
 from kdaudit.source import Survey, digests_of, open_source, survey

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdaudit import divergence
-from kdaudit.comparison import Comparison, Subjects, compare, compare_pixels, concatenate
+from kdaudit.compared import Comparison, concatenate
+from kdaudit.comparison import Subjects, compare, compare_pixels
 from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
 from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of

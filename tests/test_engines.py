@@ -15,18 +15,20 @@ from onnx_builders import Patterns, classifier
 
 from kdaudit import contrast, engines, workbench
 from kdaudit.admission import admit
-from kdaudit.comparison import Subjects, compare, concatenate
+from kdaudit.compared import concatenate
+from kdaudit.comparison import Subjects, compare
 from kdaudit.decoder import open_decoder
 from kdaudit.engines import Fleet, open_engine, profile_of
 from kdaudit.errors import DeviceMissing, Exit, ModelRefused, UsageError
 from kdaudit.interventions import InterventionPlan, Partners
 from kdaudit.machine import Gpu, Placement
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.runtime import Engine, provider_options
 from kdaudit.sample import Record
 from kdaudit.sandbox.engine import ConfinedEngine
 from kdaudit.sandbox.process import WorkerLost
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 from kdaudit.settings import Settings
 
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"

@@ -13,8 +13,8 @@ from kdaudit.admission import Teacher, admit
 from kdaudit.divergence import log_softmax
 from kdaudit.errors import KdauditError
 from kdaudit.export import export_student
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
-from kdaudit.session import open_session
 from kdaudit.signature import Signature
 from kdaudit.student import StudentSpec, build
 

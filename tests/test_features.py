@@ -9,8 +9,8 @@ from onnx_builders import Patterns, classifier
 from kdaudit import divergence
 from kdaudit.admission import admit
 from kdaudit.divergence import BEHAVIOUR_FEATURES, behaviour
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
-from kdaudit.session import open_session
 
 PATTERNS = Patterns.draw()
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"

@@ -10,7 +10,7 @@ from kdaudit.errors import DataError, UsageError
 from kdaudit.fitting import fit
 from kdaudit.fitting.alignment import align, named_order
 from kdaudit.fitting.scores import consistency, output_kind
-from kdaudit.session import open_session
+from kdaudit.opening import open_session
 from kdaudit.source import open_source
 
 PATTERNS = Patterns.draw()

@@ -21,10 +21,11 @@ from kdaudit.interventions import InterventionPlan
 from kdaudit.looks import Look, ask_both, look_of
 from kdaudit.machine import Placement
 from kdaudit.onegraph import OneGraph, open_one_graph
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.runtime import Engine
 from kdaudit.sandbox.process import WorkerLost
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"
 PIXELS = Patterns.draw().copies(41, seed=5)[0]

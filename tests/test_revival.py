@@ -8,9 +8,9 @@ from test_export import NAMES
 
 from kdaudit.errors import UsageError
 from kdaudit.export import export_student
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.revival import revived
-from kdaudit.session import open_session
 from kdaudit.signature import Signature
 from kdaudit.student import StudentSpec, build
 from kdaudit.views import to_planes

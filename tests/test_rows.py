@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdaudit import rows as room
-from kdaudit.comparison import Comparison
+from kdaudit.compared import Comparison
 from kdaudit.rows import RowStore, to_table
 
 

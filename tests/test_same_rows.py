@@ -12,14 +12,15 @@ from onnx_builders import Patterns, classifier
 
 from kdaudit import rows as row_store
 from kdaudit.admission import admit
-from kdaudit.comparison import Comparison, Subjects, compare, concatenate, usual_batch
+from kdaudit.compared import Comparison, concatenate
+from kdaudit.comparison import Subjects, compare, usual_batch
 from kdaudit.decoder import open_decoder
 from kdaudit.interventions import InterventionPlan, Partners
 from kdaudit.onegraph import open_one_graph
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.rows import RowStore
 from kdaudit.sample import Geometry, Record, Status
-from kdaudit.session import open_session
 from kdaudit.settings import Settings
 
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"

@@ -10,12 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_builders import Patterns, classifier
 
-from kdaudit import session as door
+from kdaudit import opening as door
 from kdaudit.admission import admit
-from kdaudit.divergence import log_softmax
+from kdaudit.divergence import PROBABILITY_FLOOR, from_probabilities, log_softmax
 from kdaudit.errors import DeviceMissing, Exit, ModelRefused, UsageError
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
-from kdaudit.session import PROBABILITY_FLOOR, available_providers, from_probabilities, open_session
+from kdaudit.runtime import available_providers, cuda_devices
 
 PATTERNS = Patterns.draw()
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"
@@ -170,7 +171,7 @@ def test_demanded_providers(tmp_path, monkeypatch):
         assert caught.value.exit_code == Exit.INCONCLUSIVE
 
 
-@pytest.mark.skipif(door.cuda_devices() > 0, reason="this machine has a GPU")
+@pytest.mark.skipif(cuda_devices() > 0, reason="this machine has a GPU")
 def test_a_provider_that_is_offered_and_not_obtained(tmp_path, monkeypatch):
     """onnxruntime-gpu offers CUDA everywhere and falls back silently."""
     monkeypatch.setattr(door, "available_providers", lambda: ["cuda", "cpu"])
@@ -183,7 +184,7 @@ def test_nothing_is_printed_on_a_machine_without_a_gpu(tmp_path):
     path.write_bytes(classifier(PATTERNS, RECIPE).SerializeToString())
     code = (
         "import sys; from pathlib import Path; from kdaudit.admission import admit; "
-        "from kdaudit.session import open_session, available_providers; "
+        "from kdaudit.opening import open_session; from kdaudit.runtime import available_providers; "
         "t = admit(Path(sys.argv[1])); open_session(t.model, t.signature); available_providers(); "
         "print('torch' in sys.modules)"
     )

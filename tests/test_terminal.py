@@ -205,8 +205,8 @@ def test_the_doctor_names_the_command_that_mends(monkeypatch, capsys):
 def test_the_doctor_tells_a_missing_gpu_from_missing_libraries(gpus, offered, state, monkeypatch):
     from kdaudit import doctor
 
-    monkeypatch.setattr("kdaudit.session.available_providers", lambda: offered)
-    monkeypatch.setattr("kdaudit.session.cuda_devices", lambda: gpus)
+    monkeypatch.setattr("kdaudit.runtime.available_providers", lambda: offered)
+    monkeypatch.setattr("kdaudit.runtime.cuda_devices", lambda: gpus)
     (found,) = [check for check in doctor._providers() if check.name == "provider cuda"]
     assert found.state == state
     assert ("'.[gpu]'" in found.mend) == (state == "broken")

@@ -8,7 +8,7 @@ import pytest
 
 from kdaudit.admission import Finding
 from kdaudit.calibration import Clean, conformal_p_values, interval
-from kdaudit.comparison import Comparison
+from kdaudit.compared import Comparison
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
 from kdaudit.labelling import LabelDoubts, Told, label_doubts

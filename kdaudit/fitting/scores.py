@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.session import from_probabilities
+from kdaudit.divergence import from_probabilities
 from kdaudit.signature import OutputKind
 
 Answers = NDArray[np.int64]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdaudit.clock import Clock
-from kdaudit.comparison import Comparison
+from kdaudit.compared import Comparison
 from kdaudit.flagging import score_of
 from kdaudit.judgement import Judged
 from kdaudit.report.build import answer_names

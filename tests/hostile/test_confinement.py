@@ -10,10 +10,11 @@ from deliveries import ROOT
 from graph_backdoors import host
 
 from kdaudit.admission import admit_bytes
+from kdaudit.opening import open_session
 from kdaudit.sandbox import process
 from kdaudit.sandbox.confine import Walls, confine  # noqa: F401  its import is part of what is tested
 from kdaudit.sandbox.process import Worker, WorkerLost
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 
 ATTEMPTS = r"""
 import ctypes, json, mmap, os, signal, socket, subprocess, sys, threading

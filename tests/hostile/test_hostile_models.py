@@ -15,8 +15,8 @@ from onnx import TensorProto
 from kdaudit.admission import admit
 from kdaudit.admission.confined import admit_confined
 from kdaudit.errors import ModelRefused
+from kdaudit.opening import open_session
 from kdaudit.sandbox import engine
-from kdaudit.session import open_session
 
 GIB = 1 << 30
 

@@ -21,9 +21,10 @@ from kdaudit.errors import Inconclusive, ModelRefused, RunDirectoryError
 from kdaudit.incidents import Incidents
 from kdaudit.interventions import InterventionPlan
 from kdaudit.onegraph import open_one_graph
+from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.sandbox import engine
-from kdaudit.session import Session, open_session
+from kdaudit.session import Session
 
 IMAGES = np.random.default_rng(0).random((6, 3, SIDE, SIDE), dtype=np.float32)
 
