@@ -334,7 +334,9 @@ def test_a_model_that_is_no_control_is_found_before_the_images_are_read(refused,
     assert "is not a control of `kdaudit distill`" in error
 
 
-@pytest.mark.parametrize("wrong", [{"seed": "-1"}, {"validated": "0"}, {"agreed": "many"}, {"seed": "9" * 40}])
+@pytest.mark.parametrize(
+    "wrong", [{"seed": "-1"}, {"validated": "0"}, {"agreed": "many"}, {"seed": "9" * 40}, {"guarded": "-2"}]
+)
 def test_a_control_whose_numbers_are_none_is_refused(wrong, refused, delivery, tmp_path, monkeypatch):
     never_surveys(monkeypatch)
     teacher = admit(delivery / "model.onnx").canonical_digest

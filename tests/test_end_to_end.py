@@ -320,6 +320,15 @@ def test_an_honest_delivery_passes(passed):
     assert not (passed.run / "repaired.onnx").exists()
 
 
+def test_its_control_taken_up_again_passes_it_too(passed, tmp_path):
+    """What is known of a control beside its weights, such as a class that it learned from unmixed images, is in its file."""
+    model, control, data = passed.delivery.model, passed.run / "student.onnx", passed.delivery.data
+    finished(kdaudit_command("compare", model, control, data, "-o", tmp_path / "run", "--seed", 0), 0)
+    reports = [json.loads((run / "report.json").read_text()) for run in (passed.run, tmp_path / "run")]
+    assert [report["verdict"] for report in reports] == ["PASSED", "PASSED"]
+    assert samples(tmp_path / "run", "flag", "score") == samples(passed.run, "flag", "score")
+
+
 def test_an_unreadable_image_is_listed_and_low_coverage_is_inconclusive(passed, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(passed.delivery.data, data)
