@@ -321,7 +321,7 @@ def test_an_honest_delivery_passes(passed):
 
 
 def test_its_control_taken_up_again_passes_it_too(passed, tmp_path):
-    """What is known of a control beside its weights, such as a class that it learned from unmixed images, is in its file."""
+    """What is known of a control beside its weights is in its file: a class that it learned from unmixed images."""
     model, control, data = passed.delivery.model, passed.run / "student.onnx", passed.delivery.data
     finished(kdaudit_command("compare", model, control, data, "-o", tmp_path / "run", "--seed", 0), 0)
     reports = [json.loads((run / "report.json").read_text()) for run in (passed.run, tmp_path / "run")]
