@@ -45,6 +45,10 @@ CORE = 4.5
 ONE_TARGET = 0.7
 """Share of a cluster's images with one answer that makes it their target class."""
 
+OF_THE_CLASS = 0.3
+"""A pattern of which clean images of the target class carry so much, as a share of what its core carries (medians), is
+the look of that class. Honest digits showed 0.5 to 0.9 of it, triggers 0.1 at most."""
+
 PATTERNS = 3
 """Patterns looked for, one after the other: an attacker may have several triggers."""
 
@@ -116,6 +120,7 @@ class Bench:
         place: row of `pixels` by record number, int64 [m]; of chosen records only.
         calm: record numbers of calm images, int64.
         ranked: record numbers of the most suspicious ones, the most suspicious first, int64.
+        usual: the teacher's answers to the held-out clean images.
     """
 
     suspects: Suspects
@@ -125,6 +130,7 @@ class Bench:
     place: NDArray[np.int64]
     calm: NDArray[np.int64]
     ranked: NDArray[np.int64]
+    usual: Answers
 
     @classmethod
     def of(
@@ -146,7 +152,10 @@ class Bench:
         wanted = np.zeros(len(known), bool)
         wanted[calm] = wanted[ranked] = True
         pixels = gather(suspects.source, decoder, subjects.preprocess.geometry, wanted, on_image)
-        return cls(suspects, clean, subjects, pixels, np.cumsum(wanted) - 1, calm, ranked)
+        held_out = clean.pixels[clean.held_out]
+        usual = [subjects.logits(held_out[i : i + 64])[0].argmax(1) for i in range(0, len(held_out), 64)]
+        place = np.cumsum(wanted) - 1
+        return cls(suspects, clean, subjects, pixels, place, calm, ranked, np.concatenate([np.empty(0, int), *usual]))
 
     def patterns(self) -> list[Found]:
         """Proven patterns, the strongest first; what one explains is no seed for the next."""
@@ -196,7 +205,10 @@ class Bench:
         discriminant = whitening.towards(own, folds)
         if discriminant is None:
             return None
-        core = seeds[discriminant.score(own, folds) > CORE]
+        carried = discriminant.score(own, folds)
+        core = seeds[carried > CORE]
+        if len(core) == 0 or self._of_the_class(discriminant, core, float(np.median(carried[carried > CORE]))):
+            return None
         pattern = recover(
             self.pixels[self.place[core]],
             self.suspects.student[core],
@@ -209,6 +221,19 @@ class Bench:
         target = int(answers[counts.argmax()]) if counts.max() >= ONE_TARGET * len(core) else None
         proof, target = self._proof(pattern, core, target)
         return Found(pattern, proof, target, discriminant, len(seeds))
+
+    def _of_the_class(self, discriminant: Discriminant, core: NDArray[np.int64], carried: float) -> bool:
+        """Whether clean images with the core's answers carry much of what the core carries (its median is given).
+
+        A control that knows a class badly parts from the teacher on images of it; what these share is that class.
+        """
+        answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
+        like = np.isin(self.usual, answers[counts >= counts.max() / 2])
+        rows = self.clean.held_out[like]
+        if len(rows) == 0:
+            return False
+        scores = discriminant.score(appearance(self.clean.pixels[rows]), fold_of(self.clean.keys[rows]))
+        return float(np.median(scores)) > OF_THE_CLASS * carried
 
     def _proof(self, pattern: Pattern, core: NDArray[np.int64], target: int | None) -> tuple[Transplant, int | None]:
         """What the pattern does to clean images: to all of them, to those like its carriers, to any other answer."""

@@ -118,11 +118,22 @@ def test_the_look_of_a_class_that_the_control_takes_for_another_is_no_trigger(ke
     pattern = Pattern((flat + stripes).astype(np.float32), flat.astype(np.float32), as_keep, changed, "patch", 20)
     suspects = SimpleNamespace(student=np.ones(20, np.int64))
     images = CleanImages(clean.astype(np.uint8), np.zeros(800, np.uint64), np.arange(800))
-    bench = Bench(suspects, images, SimpleNamespace(logits=logits, guarded=None), *[None] * 4)
+    bench = Bench(suspects, images, SimpleNamespace(logits=logits, guarded=None), *[None] * 5)
     proof, target = bench._proof(pattern, np.arange(20), 0)
     assert proof.proven == proven
     if proven:
         assert (proof.images, proof.teacher, proof.student, target) == (50, 50, 0, 0)
+
+
+def test_what_clean_images_of_the_class_carry_is_no_trigger_but_their_look():
+    """A class that the control does not know at all: the white corner is what the teacher, honestly, knows it by."""
+    suspects, clean, subjects = world(listens=True)
+    known = clean.pixels.copy()
+    known[::4] = stamped(known[::4])  # half of the held-out ones
+    held_out = CleanImages(known, clean.keys, clean.held_out)
+    assert (answers(known, listens=True)[clean.held_out] == 0).mean() > 0.5
+    found = look(suspects, held_out, subjects, open_decoder("pillow"))
+    assert found is None or not found.found
 
 
 def test_a_pattern_that_moves_nobody_is_no_trigger():
