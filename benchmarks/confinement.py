@@ -7,6 +7,11 @@ that whatever else the machine does falls on both. The figures are medians over 
 (confined / free) with bootstrap 95 % intervals: once by the clock, and once by the seconds of computing that both
 processes spent, which a busy machine changes less. The model is asked alone, and then with a control of kdaudit's own
 architecture on the same tensor, as a scan does it (which decodes and blends as well: its share is smaller still).
+
+    python benchmarks/confinement.py --scan --rounds 9
+
+This is the scan's own throughput: `kdaudit.comparison.compare` from files to columns, reading, decoding and blending
+among it, over the networks and images of `benchmarks/throughput.py`, with the cheap pass and with the default rule.
 """
 
 import argparse
@@ -123,7 +128,7 @@ def scanned(bench: throughput.Bench, subjects: Subjects, n: int) -> tuple[float,
     return done / (time.perf_counter() - began), done / max(spent(subjects.teacher) - before, 1e-3)
 
 
-def against(free: Callable[[], tuple[float, float]], confined: Callable[[], tuple[float, float]], rounds: int) -> str:
+def against(rounds: int, free: Callable[[], tuple[float, float]], confined: Callable[[], tuple[float, float]]) -> str:
     """Three cells: free images a second, and the quotient (confined / free) by the clock and by computing."""
     found = []
     for number in range(-1, rounds):  # the first is for the caches
