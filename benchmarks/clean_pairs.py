@@ -26,11 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import lab
-from benchmarks.fuzz import digit_model
+from benchmarks.fuzz import DIGITS_POOL, digit_delivery
 from benchmarks.suite import worlds
 
 DELIVERED, POOL = 10_000, 1_000
-DIGITS_POOL = 600
 
 TRACK = 30
 """Frames of one sign in GTSRB, one after the other."""
@@ -60,19 +59,10 @@ def digit_pairs(count: int) -> list[Pair]:
 
 def digits(pair: Pair) -> tuple[Path, Path, Path]:
     """Model, delivery and pool of a pair of digits."""
-    from sklearn.datasets import load_digits
-
     folder = lab.LAB / "clean-pairs" / f"digits-seed{pair.seed}"
     model, data = folder / "model.onnx", folder / "data"
     if not model.exists():
-        found = load_digits()
-        pixels, labels = np.rint(found.images * (255 / 16)).astype(np.uint8), found.target
-        order = np.random.default_rng(pair.seed).permutation(len(labels))
-        for number, i in enumerate(order):
-            place = data / ("clean" if number < DIGITS_POOL else str(labels[i])) / f"{number:04d}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(lab.encode(pixels[i][..., None]))
-        digit_model(pixels[order[DIGITS_POOL:]], labels[order[DIGITS_POOL:]], model)
+        digit_delivery(folder, pair.seed)
     return model, data, data / "clean"
 
 

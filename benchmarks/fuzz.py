@@ -35,6 +35,7 @@ from benchmarks import lab
 
 SLICE_MODELS, SLICE_IMAGES = 40, 250
 LARGEST = 2_000_000
+DIGITS_POOL = 600
 REACHES = re.compile(
     r"^(?:\d+ +)?(open|openat|openat2|creat|socket|socketpair|connect|bind|listen|accept4?|execve|execveat|fork|vfork"
     r"|unlink|unlinkat|rename|renameat2?|mkdir|mkdirat|rmdir|link|linkat|symlink|symlinkat|chmod|fchmodat|chown|truncate|mount"
@@ -249,27 +250,13 @@ def pictures(rng: random.Random) -> list[bytes]:
 
 def scan_slice(seed: int, _count: int, _limit: float) -> dict[str, Any]:
     """One scan of an honest model on honest data of which a twentieth is mutated beyond reading."""
-    import numpy as np
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
     rng = random.Random(seed)
-    digits = load_digits()
-    pixels, labels = np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
-    order = np.random.default_rng(seed).permutation(len(labels))
-    broken = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for number, i in enumerate(order):
-            place = folder / "data" / ("clean" if number < 600 else str(labels[i])) / f"{number:04d}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            buffer = io.BytesIO()
-            Image.fromarray(pixels[i]).save(buffer, "PNG")
-            data = buffer.getvalue()
-            if number >= 600 and number % 20 == 0:
-                data, broken = data[: rng.randrange(len(data) - 20)], broken + 1
-            place.write_bytes(data)
-        model = digit_model(pixels[order[600:]], labels[order[600:]], folder / "model.onnx")
+        model, places = digit_delivery(folder, seed)
+        for place in places[DIGITS_POOL::20]:
+            data = place.read_bytes()
+            place.write_bytes(data[: rng.randrange(len(data) - 20)])
         began = time.monotonic()
         words = ("scan", model, folder / "data", "-o", folder / "run", "--steps", 300, "--no-repair", "-q")
         env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).resolve().parent.parent))
@@ -285,6 +272,27 @@ def scan_slice(seed: int, _count: int, _limit: float) -> dict[str, Any]:
     crash = [done.stderr[-300:]] if "Traceback" in done.stderr or done.returncode < 0 else []
     outcome = {f"exit {done.returncode}, {report['verdict']}, {report['coverage']['share']:.3f} read": 1}
     return {"outcome": outcome, "crashes": crash, "slowest": slowest, "hangs": 0, "false_passed": int(passed)}
+
+
+def digit_delivery(folder: Path, seed: int) -> tuple[Path, list[Path]]:
+    """scikit-learn's digits as a delivery in folder/data, its pool in data/clean, and an honest model of them.
+
+    Returns:
+        The model and the images, the pool's first.
+    """
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels, labels = np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+    order = np.random.default_rng(seed).permutation(len(labels))
+    places = []
+    for number, i in enumerate(order):
+        places.append(folder / "data" / ("clean" if number < DIGITS_POOL else str(labels[i])) / f"{number:04d}.png")
+        places[-1].parent.mkdir(parents=True, exist_ok=True)
+        places[-1].write_bytes(lab.encode(pixels[i][..., None]))
+    delivered = order[DIGITS_POOL:]
+    return digit_model(pixels[delivered], labels[delivered], folder / "model.onnx"), places
 
 
 def digit_model(pixels: Any, labels: Any, path: Path) -> Path:

@@ -183,7 +183,7 @@ def check_control(path: Path, teacher: Teacher) -> Teacher:
         )
     if found["kdaudit.teacher"] != teacher.canonical_digest:
         raise UsageError(f"{path} was distilled from another model: distil a control from this one")
-    numbers = [found[name] for name in NUMBERS] + ([found[GUARDED]] if GUARDED in found else [])
+    numbers = [found[name] for name in (*NUMBERS, GUARDED) if name in found]
     if not all(text.isdecimal() and len(text) < 19 for text in numbers) or int(found[NUMBERS[-1]]) == 0:
         raise UsageError(f"{path} carries numbers that `kdaudit distill` does not write: distil it again")
     return control

@@ -69,9 +69,7 @@ class Pattern:
 
     def onto(self, pixels: Pixels | Plane) -> Plane:
         """The pattern on images [n, H, W, C], 0..255; float32."""
-        moved = self.mean + self.keep * (pixels.astype(np.float32) - self.reference)
-        out: Plane = np.where(self.changed[..., None], np.clip(moved, 0, 255), pixels).astype(np.float32)
-        return out
+        return self._put(self.mean, pixels)
 
     def placebo(self, pixels: Pixels | Plane, others: Pixels | Plane) -> Plane:
         """As much change in the same places, with other images' content in place of what the members share.
@@ -83,12 +81,15 @@ class Pattern:
         Returns:
             float32 [n, H, W, C]; the difference from the reference is as large as the pattern's own (in the square).
         """
-        where = self.changed[..., None]
-        content = np.where(where, others.astype(np.float32) - self.reference, 0)
+        content = np.where(self.changed[..., None], others.astype(np.float32) - self.reference, 0)
         size = np.sqrt((content**2).sum((1, 2, 3), keepdims=True))
         content *= float(np.linalg.norm(self.difference)) / np.maximum(size, 1e-3)
-        moved = self.reference + content + self.keep * (pixels.astype(np.float32) - self.reference)
-        out: Plane = np.where(where, np.clip(moved, 0, 255), pixels).astype(np.float32)
+        return self._put(self.reference + content, pixels)
+
+    def _put(self, content: Plane, pixels: Pixels | Plane) -> Plane:
+        """What is left of the images over some content, where the pattern changes them; float32 [n, H, W, C]."""
+        moved = content + self.keep * (pixels.astype(np.float32) - self.reference)
+        out: Plane = np.where(self.changed[..., None], np.clip(moved, 0, 255), pixels).astype(np.float32)
         return out
 
     @property
