@@ -155,17 +155,19 @@ def _width(classes: int) -> int:
 def _torchvision_models() -> Any:
     """The one door to torchvision.
 
-    Beside a CPU-only torch, torchvision's compiled operators fail to load and its import ends in "operator
-    torchvision::nms does not exist". Declaring the two names first is enough: no network here calls them.
+    A torchvision that was built for another torch (one with CUDA beside a CPU-only one, say) cannot load its compiled
+    operators, and its import ends in "operator torchvision::nms does not exist". Declaring the two names is enough
+    then: no network here calls them. Where its own load, a second declaration would end the process.
     """
     global _operators  # noqa: PLW0603  the declaration lives as long as its library object
-    if _operators is None and not hasattr(torch.ops.torchvision, "nms"):
+    try:
+        from torchvision import models
+    except RuntimeError:
         library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _operators = library
-    from torchvision import models
-
+        from torchvision import models
     return models
 
 

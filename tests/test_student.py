@@ -1,5 +1,8 @@
 """The control's networks: sized from the images, the same for the same seed, blind to no scale."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -87,3 +90,25 @@ def test_every_weight_learns():
     net = build(spec(side=16), 0).train()
     net(torch.rand(8, 3, 16, 16)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+OWN_OPERATORS = """
+import torch
+library = torch.library.Library("torchvision", "DEF")
+library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from torchvision import models
+"""
+"""A torchvision that matches its torch, as most installations have it: it brings its operators along."""
+
+
+def test_a_torchvision_that_brings_its_operators_is_left_alone(tmp_path):
+    """Declaring them for it ended the process on the first machine with a GPU: nothing here has such a torchvision."""
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(OWN_OPERATORS)
+    (package / "models.py").write_text("own = True\n")
+    line = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from kdaudit.student import _torchvision_models as door"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{line}; assert door().own and door().own"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
