@@ -2,7 +2,7 @@
 
 Formula: `augment_ref`, which is the definition. float32 inside, any float out. Bytes moved: 2 B H W C in, one or two
 or four times B H W C out by the type; plain torch writes the gathered, the moved and the mixed images as float32.
-Not measured on a GPU (README.md): nothing in kdaudit calls it yet.
+Measured on an H200 (README.md); nothing in kdaudit calls it yet.
 """
 
 import torch

@@ -107,7 +107,7 @@ def on_gpu(op: Op) -> Iterator[dict[str, str]]:
     for shape in op.shapes:
         for kind in op.kinds:
             case = op.set_up(shape, kind, "cuda")
-            agree(op.run(kernel, case.arguments), op.run(op.reference, case.arguments), case)
+            agree(op, kernel, case)
             source = torch.empty(case.moved // 2, dtype=torch.uint8, device="cuda")  # a copy reads and writes each
             target = torch.empty_like(source)
             what: dict[str, Callable[[], Any]] = {"copy": lambda s=source, t=target: t.copy_(s)}
@@ -119,16 +119,29 @@ def on_gpu(op: Op) -> Iterator[dict[str, str]]:
                 yield {"date": lab.today(), "op": op.name, "what": name} | row | conditions
 
 
-def agree(found: Sequence[Tensor], expected: Sequence[Tensor], case: Case) -> None:
-    """Hold a kernel's results against its reference's, which must be such as could tell a wrong kernel.
+def agree(op: Op, kernel: Callable[..., Any], case: Case) -> None:
+    """Hold a kernel against its reference in float64, which must be such as could tell a wrong kernel.
+
+    Beside the case's tolerance it may be off by twice as much as the reference is in the kernel's own type: plain torch
+    keeps what lies between in that type (in bfloat16 its distillation loss is off by 1.4 %), the kernels do not.
 
     Raises:
         AssertionError: they differ, or the reference gives one and the same number everywhere.
     """
     rtol, atol = case.tolerances
-    for one, other in zip(found, expected, strict=True):
-        assert other.numel() == 1 or float(other.double().std()) > 0, "a degenerate case proves nothing"
-        assert torch.allclose(one.double(), other.double(), rtol=rtol, atol=atol), "the kernel disagrees"
+    exact = op.run(op.reference, tuple(map(_exact, case.arguments)))
+    results = (exact, op.run(op.reference, case.arguments), op.run(kernel, case.arguments))
+    for truth, usual, found in zip(*([one.double() for one in result] for result in results), strict=True):
+        assert truth.numel() == 1 or float(truth.std()) > 0, "a degenerate case proves nothing"
+        allowed = atol + rtol * truth.abs() + 2 * (usual - truth).abs().max()
+        assert bool(((found - truth).abs() <= allowed).all()), "the kernel disagrees"
+
+
+def _exact(argument: Any) -> Any:
+    """A floating-point tensor in float64, with a gradient of its own where it had one; anything else as it is."""
+    if not isinstance(argument, Tensor) or not argument.is_floating_point():
+        return argument
+    return argument.detach().double().requires_grad_(argument.requires_grad)
 
 
 def machine() -> dict[str, str]:
