@@ -1,6 +1,6 @@
 # kdaudit with its GPU extra on the CUDA 13 runtime. Build: docker build -t kdaudit .
 # Run: docker run --rm --gpus all --network none -v "$PWD:/work" -w /work kdaudit scan model.onnx data/
-# Not built in CI (no engine there) and not measured on a GPU; `kdaudit doctor` inside says what works.
+# Not built in CI (no engine there) and never run on a GPU; `kdaudit doctor` inside says what works.
 FROM nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04
 
 RUN apt-get update \

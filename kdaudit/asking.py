@@ -30,13 +30,20 @@ class Asker:
     together: bool | None
     features: int
 
-    def __init__(self, engine: AnyEngine, signature: Signature) -> None:
-        self._engine, self._signature = engine, signature
+    def __init__(self, engine: AnyEngine, signature: Signature, fill: int | None = None) -> None:
+        """Take up a loaded graph.
+
+        Args:
+            engine: holds it.
+            signature: its input and output.
+            fill: images that a run is filled up to where the graph takes any number; None: it takes those at hand.
+        """
+        self._engine, self._signature, self._fill = engine, signature, fill
         self.together, self.features = None, 0
 
     def under(self, signature: Signature) -> "Asker":
         """The same graph under a signature that says more."""
-        other = Asker(self._engine, signature)
+        other = Asker(self._engine, signature, self._fill)
         other.together, other.features = self.together, self.features
         return other
 
@@ -73,7 +80,7 @@ class Asker:
         """
         signature = self._signature
         together = self.together if together is None else together
-        rows = signature.batch or (len(tensor) if together else 1)
+        rows = signature.batch or ((self._fill or len(tensor)) if together else 1)
         if not together and signature.batch:
             return np.concatenate([self.run(tensor[i : i + 1], engine, together=True) for i in range(len(tensor))])
         in_one = rows == len(tensor)

@@ -17,7 +17,7 @@ from kdaudit import divergence
 from kdaudit.clock import Laps
 from kdaudit.compared import Comparison, concatenate
 from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of, parse_step, perturbed
-from kdaudit.looks import Both, Look, ask_both
+from kdaudit.looks import Both, Look, ask_both, look_of
 from kdaudit.machine import GPU_BATCH
 from kdaudit.onegraph import OneGraph
 from kdaudit.preprocess import Preprocess
@@ -43,7 +43,7 @@ class Subjects:
         plan: which interventions.
         guarded: the class that the control has learned from unmixed images alone; None: none.
         laps: where the time goes.
-        graph: both networks as one graph, for the cheap pass; None: the two sessions are asked.
+        graph: both networks as one graph, for images as they are; None: the two sessions are asked.
         apart: why they are not one graph, where that was tried; a few words.
     """
 
@@ -58,7 +58,7 @@ class Subjects:
     apart: str = ""
 
     def __post_init__(self) -> None:
-        assert self.graph is None or not self.plan.steps  # it looks at images as they are, and does nothing else
+        assert self.graph is None or not self.plan.throughout  # there, more is asked of the logits than it gives
 
     def ask(self, pixels: Pixels | NDArray[np.float32]) -> Both:
         """What both networks say of B images, the teacher's features too."""
@@ -222,49 +222,74 @@ def _columns(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> Comparis
 
 def _looked(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> tuple[Look, NDArray[np.float64]]:
     """What both networks do with images, and the mean divergence over the interventions."""
+    if subjects.plan.throughout:
+        return _looked_throughout(subjects, pixels, ids)
+    look = _as_they_are(subjects, pixels)
+    above = subjects.plan.above
+    if above is None:  # the cheap pass
+        return look, look.answers.js
+    index = np.flatnonzero(look.answers.js >= above)
+    mixed = _mixed(subjects, pixels[index], look.answers.teacher_top1[index], [ids[i] for i in index.tolist()])
+    finite, divergences = look.finite.copy(), np.zeros(len(pixels))
+    finite[index] &= mixed.finite
+    divergences[index] = mixed.amounts.mean(axis=0)
+    return look._replace(finite=finite), divergences
+
+
+def _as_they_are(subjects: Subjects, pixels: Pixels) -> Look:
+    """What both networks do with images as they are: from one graph where there is one and it answers."""
     if subjects.graph is not None:
         with subjects.laps.of("both networks"):
             look = subjects.graph.look(pixels)
         if look is not None:
-            return look, look.answers.js
+            return look
+    return look_of(subjects.ask(pixels))
+
+
+def _looked_throughout(subjects: Subjects, pixels: Pixels, ids: Sequence[str]) -> tuple[Look, NDArray[np.float64]]:
+    """The same where every image goes through all interventions and perturbed views, and they are its behaviour."""
     both = subjects.ask(pixels)
     found = divergence.answers(both.teacher, both.student)
-    mixed = _mixed(subjects, pixels, found, ids)
-    seen = divergence.behaviour(both.teacher, both.student, mixed.parted, mixed.views, both.features)
-    return Look(found, seen, both.finite & mixed.finite), mixed.divergence
+    mixed = _mixed(subjects, pixels, found.teacher_top1, ids)
+    finite, views = both.finite & mixed.finite, []
+    for picture in perturbed(pixels):
+        on = subjects.ask(picture)
+        finite &= on.finite
+        views.append((on.teacher, on.student))
+    kinds = np.array([parse_step(step)[0] for step in subjects.plan.steps])
+    nothing = np.zeros(len(pixels))
+    parted = tuple(
+        mixed.amounts[kinds == kind].mean(axis=0) if (kinds == kind).any() else nothing for kind in ("blend", "cut")
+    )
+    seen = divergence.behaviour(both.teacher, both.student, parted, tuple(views), both.features)
+    return Look(found, seen, finite), mixed.amounts.mean(axis=0)
 
 
 class _Mixed(NamedTuple):
     """What both networks say of B images mixed with clean ones."""
 
-    divergence: NDArray[np.float64]  # [B], mean over the steps; as they are where there are no steps
-    parted: tuple[NDArray[np.float64], ...]  # [B] each: means over blends and over cuts, where all are mixed
-    views: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]  # logits of both on each perturbed view
+    amounts: NDArray[np.float64]  # [S, B], divergence on each of S steps
     finite: NDArray[np.bool_]  # [B]
 
 
-def _mixed(subjects: Subjects, pixels: Pixels, found: divergence.Answers, ids: Sequence[str]) -> _Mixed:
+def _mixed(subjects: Subjects, pixels: Pixels, answers: NDArray[np.int64], ids: Sequence[str]) -> _Mixed:
     plan = subjects.plan
-    if not plan.steps:
-        return _Mixed(found.js, (), (), np.ones(len(pixels), bool))
-    index = np.arange(len(pixels)) if plan.above is None else np.flatnonzero(found.js >= plan.above)
     finite, amounts = np.ones(len(pixels), bool), np.zeros((len(plan.steps), len(pixels)))
-    keys = keys_of([ids[i] for i in index.tolist()])
-    pictures = intervened(pixels[index], found.teacher_top1[index], keys, subjects.partners, plan)
-    for amount, picture in zip(amounts, pictures, strict=True):
-        on = subjects.ask(picture)
-        finite[index] &= on.finite
-        amount[index] = divergence.jensen_shannon(on.teacher, on.student)
-    if plan.above is not None:
-        return _Mixed(amounts.mean(axis=0), (), (), finite)
-    views = []
-    for picture in perturbed(pixels):
-        on = subjects.ask(picture)
+    pictures = intervened(pixels, answers, keys_of(ids), subjects.partners, plan)
+    for amount, on in zip(amounts, _asked(subjects, pictures), strict=True):
         finite &= on.finite
-        views.append((on.teacher, on.student))
-    kinds = np.array([parse_step(step)[0] for step in plan.steps])
-    nothing = np.zeros(len(pixels))
-    parted = tuple(
-        amounts[kinds == kind].mean(axis=0) if (kinds == kind).any() else nothing for kind in ("blend", "cut")
-    )
-    return _Mixed(amounts.mean(axis=0), parted, tuple(views), finite)
+        amount[:] = divergence.jensen_shannon(on.teacher, on.student)
+    return _Mixed(amounts, finite)
+
+
+def _asked(subjects: Subjects, pictures: Iterable[Pixels | NDArray[np.float32]]) -> Iterator[Both]:
+    """Ask about one batch after another; on a GPU, whose runs are filled up to one size, about few images at once."""
+    if subjects.teacher.provider == "cpu" or subjects.plan.throughout:
+        yield from map(subjects.ask, pictures)
+        return
+    several = [picture.astype(np.float32, copy=False) for picture in pictures]
+    size = len(several[0])
+    on = subjects.ask(np.concatenate(several))
+    for number in range(len(several)):
+        part = slice(number * size, (number + 1) * size)
+        yield Both(on.teacher[part], on.student[part], on.features[part], on.finite[part])

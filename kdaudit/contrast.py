@@ -30,7 +30,7 @@ nine tenths and more do (docs/design/detection.md)."""
 
 
 ROUNDED = 512
-"""Clean images on which it is measured what float16 does."""
+"""Clean images on which it is measured what rounding does."""
 
 
 def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings) -> Subjects:
@@ -57,11 +57,12 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     part = control.parts.held_out
     ids = [pool.ids[i] for i in part]
     seen = compare_pixels(plain, pool.pixels[part], ids, batch=_batch(bench, settings), workers=bench.workers)
-    return replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
+    both = replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
+    return _as_one(both, pool.pixels[part], settings.graph, placement(settings))
 
 
 def _as_one(both: Subjects, pixels: NDArray[np.uint8], graph: str, where: Placement) -> Subjects:
-    """Both networks as one graph for the cheap pass, where that is wanted and can be done; else the two as they are.
+    """Both networks as one graph for images as they are, where that is wanted and can be done; else left as two.
 
     Left to itself, this is done on a GPU: a quarter of the bytes go in and a few numbers come out. On a CPU both forms
     take the same time, and two sessions keep the networks in processes of their own (docs/performance.md).
@@ -95,19 +96,19 @@ def compare_clean(
         )
         advance(len(part))
     write_table(found, run.file("calibration.parquet"))
-    if settings.fp16:
+    if settings.fp16 or settings.tf32:
         clock.say(_rounding(bench, pool.pixels[part][:ROUNDED], settings))
     return found
 
 
 def _rounding(bench: Workbench, pixels: NDArray[np.uint8], settings: Settings) -> str:
-    """What float16 does to the model's answers on some clean images, one line."""
+    """What float16 or TensorFloat-32 does to the model's answers on some clean images, one line."""
     exact = open_session(
         bench.teacher.model,
         bench.signature,
         provider=settings.provider,
         confined=True,
-        placement=replace(placement(settings), fp16=False),
+        placement=replace(placement(settings), fp16=False, tf32=False),
     )
     try:
         tensor = bench.preprocess.apply(pixels)
@@ -115,8 +116,9 @@ def _rounding(bench: Workbench, pixels: NDArray[np.uint8], settings: Settings) -
     finally:
         exact.close()
     same = int((seen.teacher_top1 == seen.student_top1).sum())
+    rounded = "float16" if settings.fp16 else "TensorFloat-32"
     return (
-        f"float16: the model gives the answer of float32 on {same} of {len(pixels)} clean images; the two part by "
+        f"{rounded}: the model gives the answer of float32 on {same} of {len(pixels)} clean images; the two part by "
         f"{seen.js.max():.2g} nats at most (Jensen-Shannon)"
     )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit import enginecache
 from kdaudit.errors import DeviceMissing
-from kdaudit.machine import Gpu, Placement, cores
+from kdaudit.machine import GPU_RUNS, Gpu, Placement, cores
 from kdaudit.runtime import Engine, cuda_devices, engine_versions, gpu_architecture
 from kdaudit.sandbox.engine import ConfinedEngine
 from kdaudit.signature import Signature
@@ -109,7 +109,7 @@ def open_engine(
     found: list[Engine | ConfinedEngine] = []
     try:
         for device in range(placement.gpus):
-            gpu = Gpu(device, fp16=placement.fp16, profile=profile)
+            gpu = Gpu(device, fp16=placement.fp16, tf32=placement.tf32, profile=profile)
             found.append(_placed(model, provider, threads, confined, gpu))
     except BaseException:
         for engine in found:
@@ -141,7 +141,7 @@ def _one(
     prepare: Callable[[], object] = lambda: None,
 ) -> Engine | ConfinedEngine:
     if confined:
-        return ConfinedEngine(model, provider, threads, cores() + 1, gpu, prepare)
+        return ConfinedEngine(model, provider, threads, cores() + 1 if provider == "cpu" else GPU_RUNS, gpu, prepare)
     prepare()
     return Engine(model, provider, threads, gpu)
 

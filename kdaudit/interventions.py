@@ -38,6 +38,11 @@ class InterventionPlan:
     above: float | None = None
 
     @property
+    def throughout(self) -> bool:
+        """Whether every image goes through everything, perturbed views among it."""
+        return bool(self.steps) and self.above is None
+
+    @property
     def recipe(self) -> str:
         """Names everything that shapes the divergence score."""
         return f"js-{'+'.join(self.steps)}-seed{self.seed}" + ("" if self.above is None else f"-above{self.above:.9g}")

@@ -30,6 +30,10 @@ LIBRARIES = (
 GPU_BATCH = 64
 """Images per batch on a GPU where nobody asked for another number."""
 
+GPU_RUNS = 3
+"""Runs at a time on a GPU: one computes, the next one's images are on their way, the last one's answer is read. Every
+further one would wait for the GPU with a core that the decoder needs: CUDA waits by asking again and again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -41,6 +45,7 @@ class Gpu:
         fp16: whether TensorRT may round to float16.
         profile: the one shape that TensorRT serves, as "input:64x3x32x32"; empty: any.
         engines: folder for TensorRT's engines (`kdaudit.enginecache`); empty: none are kept.
+        tf32: whether CUDA may round what it multiplies to TensorFloat-32.
     """
 
     device: int = 0
@@ -48,6 +53,7 @@ class Gpu:
     fp16: bool = False
     profile: str = ""
     engines: str = ""
+    tf32: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,21 @@ class Placement:
         gpus: how many GPUs share the images.
         fp16: whether TensorRT may round to float16.
         batch: images per run where the shape has to be one and the same (TensorRT).
+        tf32: whether CUDA may round what it multiplies to TensorFloat-32.
     """
 
     gpus: int = 1
     fp16: bool = False
     batch: int = GPU_BATCH
+    tf32: bool = False
+
+    def fill(self, provider: str) -> int | None:
+        """How many images a run is filled up to; None: it takes those at hand.
+
+        On CUDA, onnxruntime plans every convolution anew whenever a run has another size than the one before: 20 ms
+        for a small network, 0.1 to 0.5 s for a ResNet-50 (benchmarks/results/gpu.md).
+        """
+        return self.batch if provider == "cuda" else None
 
 
 def cores() -> int:

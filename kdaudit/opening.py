@@ -50,7 +50,7 @@ def open_session(
     batch = signature.batch or placement.batch
     profile = profile_of(signature, batch) if wanted == "tensorrt" else ""
     engine = open_engine(model, wanted, threads, confined=confined, placement=placement, profile=profile)
-    session = Session(engine, signature, threads, model, batch if profile else None)
+    session = Session(engine, signature, threads, model, batch if profile else None, placement.fill(engine.provider))
     if provider not in ("auto", session.provider):
         session.close()
         raise DeviceMissing(

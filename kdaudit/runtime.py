@@ -150,8 +150,8 @@ def provider_options(wanted: str, gpu: Gpu) -> list[tuple[str, dict[str, str]]]:
         wanted: cpu, cuda or tensorrt; behind it stand those that take the operators it lacks.
         gpu: how a GPU is set up.
     """
-    # TensorFloat-32 rounds the teacher's answers to 10 bits; the audit compares small differences.
-    cuda = {"device_id": str(gpu.device), "use_tf32": "0"}
+    # TensorFloat-32 rounds what is multiplied to 10 bits, and the audit compares small differences: only on demand.
+    cuda = {"device_id": str(gpu.device), "use_tf32": str(int(gpu.tf32))}
     cuda |= {"gpu_mem_limit": str(gpu.memory)} if gpu.memory else {}
     trt = {"device_id": str(gpu.device), "trt_fp16_enable": str(int(gpu.fp16))}
     if gpu.profile:

@@ -49,12 +49,28 @@ class Session:
     threads: int
 
     def __init__(
-        self, engine: AnyEngine, signature: Signature, threads: int, model: bytes = b"", rows: int | None = None
+        self,
+        engine: AnyEngine,
+        signature: Signature,
+        threads: int,
+        model: bytes = b"",
+        rows: int | None = None,
+        fill: int | None = None,
     ) -> None:
-        self._engine, self._rows = engine, rows
+        """Take up a loaded model.
+
+        Args:
+            engine: holds it.
+            signature: its input and output.
+            threads: onnxruntime threads inside one run.
+            model: its bytes.
+            rows: images in every run, whatever the graph would take; None: as the graph and `fill` say.
+            fill: images that a run is filled up to where images may share one; None: those at hand are enough.
+        """
+        self._engine, self._rows, self._fill = engine, rows, fill
         self.model = model
         self._sharing = threading.Lock()
-        self._asker = Asker(engine, self._asked(signature))
+        self._asker = Asker(engine, self._asked(signature), fill)
         self._proven = False  # until it has run once: from then on a lost worker is told of, and no refusal
         self._runs = 0
         self.signature = signature
@@ -80,7 +96,7 @@ class Session:
 
     def settled(self, signature: Signature) -> "Session":
         """The same loaded model under a signature that says more (the output kind, say)."""
-        other = Session(self._engine, signature, self.threads, self.model, self._rows)
+        other = Session(self._engine, signature, self.threads, self.model, self._rows, self._fill)
         other._asker, other._proven = self._asker.under(self._asked(signature)), self._proven
         other._noted = self._noted
         return other

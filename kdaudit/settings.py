@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     )
     gpus: int = Field(1, ge=1, le=64, description="GPUs that share the images of the comparison")
     fp16: bool = Field(False, description="let TensorRT round to float16")
+    tf32: bool = Field(False, description="let CUDA round what it multiplies to TensorFloat-32")
     require_gpu: bool = Field(False, description="exit 3 unless everything runs on a GPU")
     decoder: Literal["auto", "pillow", "simplejpeg", "dali"] = Field("auto", description="image decoder")
     batch_size: int | None = Field(

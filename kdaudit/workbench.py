@@ -156,18 +156,22 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
     if settings.fp16 and session.provider != "tensorrt":
         session.close()
         raise UsageError(f"--fp16 is TensorRT's, and the model runs on {session.provider}: add --provider tensorrt")
+    if settings.tf32 and session.provider == "cpu":
+        session.close()
+        raise UsageError("--tf32 is a GPU's, and the model runs on cpu: run `kdaudit doctor` to see what is missing")
     if settings.require_gpu and (device != "cuda" or session.provider == "cpu"):
         raise DeviceMissing(
             f"--require-gpu: the control would be trained on {device} and the models run on {session.provider}; "
             "run `kdaudit doctor` to see what is missing"
         )
-    decoder = open_decoder(settings.decoder, device="cuda" if session.provider != "cpu" else "cpu")
-    return Workbench(teacher, session, decoder, device, settings.workers or cores())
+    workers = settings.workers or cores()
+    decoder = open_decoder(settings.decoder, device="cuda" if session.provider != "cpu" else "cpu", pool=cores())
+    return Workbench(teacher, session, decoder, device, workers)
 
 
 def placement(settings: Settings) -> Placement:
     """On which GPUs the networks run, and how."""
-    return Placement(settings.gpus, settings.fp16, settings.batch_size or GPU_BATCH)
+    return Placement(settings.gpus, settings.fp16, settings.batch_size or GPU_BATCH, settings.tf32)
 
 
 def survey_both(places: Places, clock: Clock) -> Sets:

@@ -33,6 +33,8 @@ WHOLES = ("teacher_top1", "student_top1", "labels")
 class Linear:
     """A session: fixed random weights, one row at a time so that the batch cannot shape the sums."""
 
+    provider = "cpu"
+
     def __init__(self, seed: int, strange: float | None = None) -> None:
         self.signature = SimpleNamespace(classes=CLASSES)
         self.weight = np.random.default_rng(seed).normal(0, 1, (SIDE * SIDE * 3, CLASSES)).astype(np.float32)
@@ -348,6 +350,21 @@ def test_images_that_give_no_reason_are_not_intervened_on():
     asked = sum(some_subjects.teacher.asked)
     assert asked == 40 + pays.sum() * len(some_subjects.plan.steps)  # and no perturbed views
     assert some.behaviour.shape[1] == every.behaviour.shape[1] - 2 - 2 * 3
+
+
+@pytest.mark.parametrize("above", [0.0, 0.2, np.log(2) + 1])
+def test_a_gpu_is_asked_about_all_pictures_of_a_chunk_at_once(above):
+    """Its runs are filled up to one size: four with a quarter of the images each would be three quarters copies."""
+    pixels, ids = pictures(40), [f"{i:032x}:x" for i in range(40)]
+    one, other = (replace(subjects(), plan=replace(PLAN, above=above)) for _ in range(2))
+    other.teacher.provider = "cuda"
+    for both in (one, other):
+        both.teacher.asked.clear()
+    found = [compare_pixels(both, pixels, ids) for both in (one, other)]
+    assert_same(*found)
+    pays = int((found[0].js >= above).sum())
+    assert one.teacher.asked == [40] + [pays] * len(STEPS)
+    assert other.teacher.asked == [40, pays * len(STEPS)]
 
 
 def test_a_plan_that_spares_images_has_a_recipe_of_its_own():

@@ -21,7 +21,7 @@ from kdaudit.decoder import open_decoder
 from kdaudit.engines import Fleet, open_engine, profile_of
 from kdaudit.errors import DeviceMissing, Exit, ModelRefused, UsageError
 from kdaudit.interventions import InterventionPlan, Partners
-from kdaudit.machine import Gpu, Placement
+from kdaudit.machine import GPU_RUNS, Gpu, Placement, cores
 from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.runtime import Engine, provider_options
@@ -95,6 +95,48 @@ def test_a_session_of_one_shape_fills_up_the_last_batch(teacher):
     assert fixed.signature.batch is None  # what is exported for the model keeps its free batch
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_on_cuda_every_run_is_filled_up_to_one_size(teacher, alone):
+    """Another size would have every convolution planned anew; a model that answers one by one has a size of its own."""
+    engine = Engine(teacher.model, "cpu", 1)
+    sizes = []
+
+    def run(inputs, outputs, rows=None, whole=engine._once):
+        sizes.append(len(inputs["image"]))
+        return whole(inputs, outputs)
+
+    engine._once = run
+    where = Placement(batch=8)
+    session = Session(engine, teacher.signature, 1, teacher.model, fill=where.fill("cuda"))
+    expected = open_session(teacher.model, teacher.signature, provider="cpu")
+    tensor = PREPROCESS.apply(Patterns.draw().copies(19)[0])
+    expected.logits(tensor), session.logits(tensor[:3])  # what it learns first is asked about single images too
+    session._asker.together = not alone
+    sizes.clear()
+    for n in (19, 8, 3, 1):
+        assert np.allclose(
+            session.settled(teacher.signature).logits(tensor[:n]), expected.logits(tensor[:n]), atol=1e-4
+        )
+    assert set(sizes) == ({1} if alone else {8})
+    assert where.fill("cpu") is None
+    assert where.fill("tensorrt") is None  # there the shape is fixed in any case
+
+
+def test_a_gpu_has_few_runs_at_a_time(teacher, monkeypatch):
+    """Each further one would wait with a core that the decoder needs."""
+    lanes = []
+    monkeypatch.setattr(engines, "ConfinedEngine", lambda model, provider, threads, count, *more: lanes.append(count))
+    for provider in ("cuda", "cpu"):
+        engines._one(teacher.model, provider, 1, True, Gpu())
+    assert lanes == [GPU_RUNS, cores() + 1]
+
+
+def test_tensorfloat_is_asked_for_and_only_on_a_gpu(teacher):
+    assert provider_options("cuda", Gpu(tf32=True))[0][1]["use_tf32"] == "1"
+    with pytest.raises(UsageError, match="--tf32 is a GPU's"):
+        workbench.set_up(teacher, Settings(tf32=True, provider="cpu"))
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt"])
 def test_a_demanded_gpu_that_is_not_used_ends_with_3(teacher, device, provider, monkeypatch):
@@ -122,7 +164,8 @@ def test_float16_without_tensorrt_is_refused(teacher, monkeypatch):
         workbench.set_up(teacher, Settings(fp16=True, provider="cpu"))
 
 
-def test_what_float16_does_is_measured_against_float32(teacher, monkeypatch):
+@pytest.mark.parametrize(("rounded", "name"), [("fp16", "float16"), ("tf32", "TensorFloat-32")])
+def test_what_rounding_does_is_measured_against_float32(teacher, monkeypatch, rounded, name):
     session = open_session(teacher.model, teacher.signature, provider="cpu")
     asked = []
 
@@ -134,15 +177,16 @@ def test_what_float16_does_is_measured_against_float32(teacher, monkeypatch):
             asked.append("closed")
 
     def opened(model, signature, **options):
-        asked.append(options["placement"].fp16)
+        asked.append((options["placement"].fp16, options["placement"].tf32))
         return Exact()
 
     monkeypatch.setattr(contrast, "open_session", opened)
     bench = SimpleNamespace(teacher=teacher, signature=teacher.signature, preprocess=PREPROCESS, session=session)
-    said = contrast._rounding(bench, Patterns.draw().copies(30)[0], Settings(fp16=True))
+    said = contrast._rounding(bench, Patterns.draw().copies(30)[0], Settings(**{rounded: True}))
+    assert said.startswith(name)
     assert "on 30 of 30 clean images" in said
     assert 0 < float(said.split(" nats")[0].split()[-1]) < 0.1
-    assert asked == [False, "closed"]
+    assert asked == [(False, False), "closed"]
 
 
 # -- several GPUs

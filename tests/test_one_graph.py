@@ -12,12 +12,12 @@ from onnx_builders import Patterns, classifier
 from kdaudit import contrast, onegraph
 from kdaudit.admission import Teacher, admit
 from kdaudit.clock import Laps
-from kdaudit.comparison import Subjects
+from kdaudit.comparison import Subjects, compare_pixels
 from kdaudit.errors import Inconclusive, ModelRefused
 from kdaudit.fusion import NotFused
 from kdaudit.fusion.blueprint import draw
 from kdaudit.fusion.graph import compose
-from kdaudit.interventions import InterventionPlan
+from kdaudit.interventions import InterventionPlan, Partners
 from kdaudit.looks import Look, ask_both, look_of
 from kdaudit.machine import Placement
 from kdaudit.onegraph import OneGraph, open_one_graph
@@ -300,6 +300,29 @@ def test_a_graph_that_answers_otherwise_is_not_used(tmp_path, monkeypatch):
         open_one_graph(*sessions, preprocess, PIXELS)
 
 
+@pytest.mark.parametrize(("where", "held"), [
+    (Placement(), onegraph.TOLERANCE), (Placement(tf32=True), 2e-2), (Placement(fp16=True), 2e-2),
+])  # fmt: skip
+def test_where_a_gpu_rounds_both_forms_may_differ_more(where, held, tmp_path, monkeypatch):
+    teacher, control = pair(tmp_path)
+    preprocess = Preprocess.parse(RECIPE)
+    sessions = [opened(model, preprocess) for model in (teacher, control)]
+    for off, fits in ((0.3 * held, True), (3 * held, False)):
+        look = OneGraph.look
+
+        def rounded(graph, pixels, look=look, off=off):
+            seen = look(graph, pixels)
+            return seen._replace(answers=seen.answers._replace(gap=seen.answers.gap * (1 + off) + off))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(OneGraph, "look", rounded)
+            if fits:
+                open_one_graph(*sessions, preprocess, PIXELS, where).close()
+            else:
+                with pytest.raises(NotFused, match="answers otherwise"):
+                    open_one_graph(*sessions, preprocess, PIXELS, where)
+
+
 def test_networks_that_answer_for_one_image_at_a_time_stay_apart(tmp_path):
     teacher, control = pair(tmp_path, batch=1)
     preprocess = Preprocess.parse(RECIPE)
@@ -353,6 +376,27 @@ def test_where_it_cannot_be_done_the_reason_is_kept(tmp_path):
     both = contrast._as_one(Subjects(*sessions, preprocess, None, InterventionPlan(())), PIXELS, "one", Placement())
     assert both.graph is None
     assert both.apart == "one of the networks answers for one image at a time"
+
+
+def test_with_one_graph_only_pictures_are_asked_of_the_sessions(tmp_path):
+    """The default rule: the graph looks at the image as it is, the two sessions at what is mixed from it."""
+    teacher, control = pair(tmp_path)
+    preprocess = Preprocess.parse(RECIPE)
+    sessions = [opened(model, preprocess) for model in (teacher, control)]
+    partners = Partners.of(PIXELS, sessions[0], preprocess)
+    ids = [f"{i:032x}:x" for i in range(len(PIXELS))]
+    two = Subjects(*sessions, preprocess, partners, InterventionPlan(()))
+    above = float(np.median(compare_pixels(two, PIXELS, ids).js))
+    two = replace(two, plan=InterventionPlan(("cut-0.5", "blend-0.65"), above=above * 1.001))
+    one = replace(two, graph=open_one_graph(*sessions, preprocess, PIXELS))
+    found, expected = (compare_pixels(both, PIXELS, ids) for both in (one, two))
+    one.graph.close()
+    assert 0 < (expected.divergence > 0).sum() < len(PIXELS)
+    assert one.laps.seconds["both networks"] > 0
+    for name in ("teacher_top1", "student_top1"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("js", "gap", "divergence", "behaviour"):
+        assert np.allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5), name
 
 
 def test_a_graph_looks_at_images_as_they_are_and_at_nothing_else():

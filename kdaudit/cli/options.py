@@ -75,6 +75,7 @@ machine_options = stack(
     ),
     click.option("--gpus", type=int, metavar="N", help="GPUs that share the images of the comparison.  [default: 1]"),
     click.option("--fp16", is_flag=True, default=None, help="Let TensorRT round to float16."),
+    click.option("--tf32", is_flag=True, default=None, help="Let CUDA round to TensorFloat-32."),
     click.option("--require-gpu", is_flag=True, default=None, help="Exit 3 unless everything runs on a GPU."),
     click.option(
         "--decoder",

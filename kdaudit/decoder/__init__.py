@@ -22,7 +22,7 @@ NAMES = ("auto", "pillow", "simplejpeg", "dali")
 __all__ = ["MAX_PIXELS", "NAMES", "open_decoder"]
 
 
-def open_decoder(name: str = "auto", *, device: str = "cpu", threads: int = 1) -> Decoder:
+def open_decoder(name: str = "auto", *, device: str = "cpu", threads: int = 1, pool: int | None = None) -> Decoder:
     """Open a decoder.
 
     Args:
@@ -30,6 +30,7 @@ def open_decoder(name: str = "auto", *, device: str = "cpu", threads: int = 1) -
             where a library or the GPU is missing; the decoder's own `name` says which it became.
         device: "cpu", "cuda" or "cuda:N". pillow and simplejpeg decode on the CPU whatever it says.
         threads: how many images are decoded at a time.
+        pool: the same of DALI, which takes one call at a time from however many threads; None: `threads`.
 
     Raises:
         UsageError: unknown name or device, or the decoder is not installed.
@@ -41,14 +42,14 @@ def open_decoder(name: str = "auto", *, device: str = "cpu", threads: int = 1) -
         raise UsageError(f"a decoder needs at least one thread, not {threads}")
     ordinal = cuda_ordinal(device)
     if name == "dali":
-        return DaliDecoder(ordinal, threads)
+        return DaliDecoder(ordinal, pool or threads)
     if name == "simplejpeg":
         return TurboDecoder(threads)
     if name == "pillow":
         return PillowDecoder(threads)
     if ordinal is not None:
         with contextlib.suppress(UsageError, DeviceMissing):
-            return DaliDecoder(ordinal, threads)
+            return DaliDecoder(ordinal, pool or threads)
     with contextlib.suppress(UsageError):
         return TurboDecoder(threads)
     return PillowDecoder(threads)
