@@ -71,13 +71,19 @@ class _Fed(nn.Module):
         return found
 
 
-def networks(size: int, classes: int, some: Sequence[Record]) -> Networks:
-    """Teacher and control for images of a size; norms take their statistics from some images."""
+def networks(size: int, classes: int, some: Sequence[Record], device: str = "cpu") -> Networks:
+    """Teacher and control for images of a size; norms take their statistics from some images.
+
+    For a GPU the teacher at 224 px is a ResNet-50 and the control what is distilled there; else a ResNet-18 and the
+    lighter control.
+    """
+    on_gpu = device != "cpu"
     preprocess = Preprocess.parse(f"{size}x{size}x3-stretch-RGB-NCHW-{'cifar10' if size == 32 else 'imagenet'}")
     x = torch.from_numpy(preprocess.apply(open_decoder().decode([r.data for r in some], preprocess.geometry).pixels))
     torch.manual_seed(0)
-    teacher = resnet20(classes) if size == 32 else _torchvision_models().resnet18(weights=None, num_classes=classes)
-    spec = StudentSpec(choose_architecture(size, size, on_gpu=False), 3, size, size, classes, (0.5,) * 3, (0.25,) * 3)
+    large = _torchvision_models().resnet50 if on_gpu else _torchvision_models().resnet18
+    teacher = resnet20(classes) if size == 32 else large(weights=None, num_classes=classes)
+    spec = StudentSpec(choose_architecture(size, size, on_gpu=on_gpu), 3, size, size, classes, (0.5,) * 3, (0.25,) * 3)
     student = _Fed(build(spec, 0), preprocess)
     written = []
     for name, net in (("teacher", teacher), ("student", student)):
@@ -88,7 +94,7 @@ def networks(size: int, classes: int, some: Sequence[Record]) -> Networks:
             for part in x.split(32):
                 net(part)
         net.eval().requires_grad_(requires_grad=False)
-        path = lab.LAB / "throughput" / f"{name}-{size}-{classes}.onnx"
+        path = lab.LAB / "throughput" / f"{name}-{size}-{classes}{'-gpu' * on_gpu}.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(export_network(net, x[:2], "input", "logits").SerializeToString())

@@ -4,6 +4,7 @@ A PyTorch DataLoader with worker processes, Pillow, torchvision's transforms, tw
 channels last, one softmax each. It does the cheap pass only: no interventions, no digests, no table, no confinement.
 """
 
+import gc
 import io
 from collections.abc import Sequence
 
@@ -39,7 +40,14 @@ class Encoded(Dataset[Tensor]):
 
 
 def plain_loop(
-    images: Encoded, teacher: nn.Module, student: nn.Module, *, batch: int, workers: int, threads: int
+    images: Encoded,
+    teacher: nn.Module,
+    student: nn.Module,
+    *,
+    batch: int,
+    workers: int,
+    threads: int,
+    device: str = "cpu",
 ) -> NDArray[np.float32]:
     """Compare two networks [B, 3, H, W] -> [B, K] over the images.
 
@@ -50,18 +58,22 @@ def plain_loop(
         batch: images per batch.
         workers: processes that decode.
         threads: of torch in this process.
+        device: where both networks are.
 
     Returns:
         Columns [n, 3]: the two answers, and log p_T(k) - log p_S(k) for the teacher's answer k.
     """
     torch.set_num_threads(threads)
-    loader = DataLoader(images, batch, num_workers=workers, pin_memory=torch.cuda.is_available())
+    gc.freeze()  # a forked process that cleared away what is the GPU's, of our own benches, would be ended by DALI
+    loader = DataLoader(
+        images, batch, num_workers=workers, pin_memory=torch.cuda.is_available(), worker_init_fn=lambda _: gc.disable()
+    )
     rows = []
     with torch.inference_mode():
         for found in loader:
-            x = found.contiguous(memory_format=torch.channels_last)
+            x = found.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             log_t, log_s = (torch.log_softmax(net(x), 1) for net in (teacher, student))
             k = log_t.argmax(1)
             gap = (log_t - log_s).gather(1, k[:, None])[:, 0]
             rows.append(torch.stack([k.float(), log_s.argmax(1).float(), gap], 1))
-    return torch.cat(rows).numpy()
+    return torch.cat(rows).cpu().numpy()

@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks import lab, processes
+from benchmarks import lab, on_gpu, processes
 from benchmarks.bare import Networks, networks
 from benchmarks.plain import Encoded, plain_loop
 from kdaudit.comparison import Subjects, compare, usual_batch
 from kdaudit.decoder import open_decoder
 from kdaudit.interventions import InterventionPlan, Partners
-from kdaudit.machine import cores
+from kdaudit.machine import GPU_BATCH, cores
 from kdaudit.onegraph import open_one_graph
 from kdaudit.opening import open_session
 from kdaudit.sample import Geometry, Record, Source
@@ -69,6 +69,17 @@ class Bench:
     own: Session
     batch: int
     workers: int
+
+    def rows(self) -> dict[str, Callable[[], int]]:
+        """What is measured, by the name of its row; each gives the number of images it went over."""
+        return {
+            "plain": lambda: self.plain(1),
+            "scan": self.scan,
+            "one graph": self.one_graph,
+            "decode": self.decode,
+            "inference": self.inference,
+            "detector": self.detector,
+        }
 
     def scan(self) -> int:
         """The cheap pass."""
@@ -134,26 +145,26 @@ def set_up(size: int, images: int, batch: int, workers: int) -> Bench:
     return Bench(nets, source, records, cheap, fused, full, own, batch, workers)
 
 
-def measure(bench: Bench, rounds: int, only: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+def measure(
+    what: dict[str, Callable[[], int]], rounds: int, only: Sequence[str]
+) -> dict[str, list[tuple[float, float]]]:
     """Images per second and per second of computing, a pair per round, of each row."""
-    what: dict[str, Callable[[], int]] = {
-        "plain": lambda: bench.plain(1),
-        "scan": bench.scan,
-        "one graph": bench.one_graph,
-        "decode": bench.decode,
-        "inference": bench.inference,
-        "detector": bench.detector,
-    }
     what = {name: run for name, run in what.items() if not only or name in only}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in what}
     for number in range(-1, rounds):  # the first is for the caches
         for name in list(what) if number % 2 else list(what)[::-1]:
             before, began = processes.computed(), time.perf_counter()
             done = what[name]()
-            seconds, work = time.perf_counter() - began, processes.computed() - before
+            seconds, work = time.perf_counter() - began, max(processes.computed() - before, 0.01)
+            print(f"  {name}: {done / seconds:.0f} images/s", file=sys.stderr, flush=True)
             if number >= 0:
                 found[name].append((done / seconds, done / work))
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return found
+
+
+def with_limit(found: dict[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+    """With what decoding and inference allow together on the same cores."""
     if not {"decode", "inference"} <= found.keys():
         return found
     parts = zip(found["decode"], found["inference"], strict=True)
@@ -185,10 +196,27 @@ def one_to_two(found: dict[str, list[tuple[float, float]]]) -> str:
     return "one graph against two, by the clock {}, per CPU-second {}".format(*lines)
 
 
+def main_on_gpu(given: argparse.Namespace) -> None:
+    """The same on a GPU; appended to results/throughput_gpu.csv."""
+    source = open_source(lab.SHARED / "data" / DATA[given.size])
+    nets = networks(given.size, len(source.classes or ()), list(itertools.islice(source.records(), 256)), "cuda")
+    n, batch = given.images or 4096, given.batch or GPU_BATCH
+    bench = on_gpu.set_up(nets, source, n, batch, given.workers)
+    told = {"date": lab.today(), "size": given.size, "note": given.note} | on_gpu.conditions()
+    told |= {"confined_by": bench.subjects["exact"].teacher.confinement, "decoder": bench.decoders["gpu"].name}
+    told |= {"workers": given.workers, "batch": batch, "n": n, "rounds": given.rounds}
+    written = [told | row for row in on_gpu.rows(measure(bench.rows(), given.rounds, given.only))]
+    for row in written:
+        print(*(f"{value!s:>12}" for value in list(row.values())[len(told) :]), flush=True)
+    if not given.dry:
+        lab.append_rows(lab.RESULTS / "throughput_gpu.csv", written)
+
+
 def main() -> None:
     """Measure, print, append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, choices=sorted(DATA), required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: benchmarks/on_gpu.py's rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, help="per round; the default takes the plain loop about ten seconds")
     parser.add_argument("--batch", type=int, help="images per batch; what a scan takes when left out")
@@ -197,6 +225,14 @@ def main() -> None:
     parser.add_argument("--note", default="", help="a word for the table: what was different")
     parser.add_argument("--dry", action="store_true", help="append nothing")
     given = parser.parse_args()
+    if given.device == "cuda":
+        main_on_gpu(given)
+    else:
+        main_on_cpu(given)
+
+
+def main_on_cpu(given: argparse.Namespace) -> None:
+    """On the cores of this machine; appended to results/throughput.csv."""
     n = given.images or IMAGES[given.size]
     bench = set_up(given.size, n, given.batch or usual_batch(Geometry(given.size, given.size), "cpu"), given.workers)
     conditions = {
@@ -212,7 +248,7 @@ def main() -> None:
         "n": n,
         "rounds": given.rounds,
     }
-    found = measure(bench, given.rounds, given.only)
+    found = with_limit(measure(bench.rows(), given.rounds, given.only))
     written = [conditions | row for row in rows(found)]
     bench.cheap.teacher.close()
     if bench.fused.graph is not None:
