@@ -17,7 +17,7 @@ from benchmarks.kernels.harness import Case, Op, main
 from kdaudit.kernels import distill_loss_ref
 
 SHAPES = ((128, 10), (1024, 10), (1024, 1000), (1024, 4096))
-"""Batches of distillation (128 on a CPU) and of larger GPUs; classes of CIFAR-10, ImageNet, the most that are served."""
+"""Batches of distillation (128 on a CPU) and of larger GPUs; classes of CIFAR-10, ImageNet, the most there are."""
 
 
 def set_up(shape: tuple[int, ...], kind: torch.dtype, device: str) -> Case:
