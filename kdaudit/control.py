@@ -130,11 +130,6 @@ def make_control(
             on_epoch=on_epoch,
         )
     clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
-    if distilled.guarded is not None:
-        clock.say(
-            f"the model gives blends of clean images to the answer {distilled.guarded}, as one with a faint trigger "
-            "over the whole image would: the control has learned that class from unmixed images alone"
-        )
     assert run is not None or output is not None
     path = output or run.file("student.onnx")  # type: ignore[union-attr]
     metadata = {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.errors import Inconclusive
-from kdaudit.mixtures import BLENDS, LEANS, attractor, guarded_targets, top1_by
+from kdaudit.mixtures import BLENDS, attractor, guarded_targets, share_of, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
@@ -64,8 +64,8 @@ class Distilled:
         views: the view recipe used.
         agreed: validation images on which control and teacher give the same answer.
         validated: number of validation images; agreed / validated is the fidelity.
-        guarded: the class that the teacher gives blends of clean images to, learned from unmixed images alone; None
-            where there is no such class.
+        guarded: the class that the teacher most often gives blends of others to, learned from unmixed images alone;
+            None where it gives blends to no third class.
     """
 
     network: "nn.Module"
@@ -126,7 +126,7 @@ def distil(
     network = build(spec, plan.seed)
     # Thousands of questions: a pass that goes on, or a repair of a finished run, does not ask them again.
     note = checkpoint.with_suffix(".attractor.json") if checkpoint else None
-    terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS))
+    terms = joint_digest(identity, str(plan.seed), str(BLENDS))
     guarded = _noted(note, terms, "attractor", lambda: attractor(session, preprocess, images, plan.seed))
     draw = _drawer(session, preprocess, images, views, plan, guarded)
     shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}"
@@ -194,14 +194,17 @@ def _drawer(
     plan: DistillationPlan,
     guarded: int | None,
 ) -> Callable[[int], "tuple[Tensor, Tensor]"]:
+    share = np.empty(0, np.float32)
+    if guarded is not None:
+        share = share_of(session, preprocess, images, guarded, plan.temperature)
+
     def draw(step: int) -> "tuple[Tensor, Tensor]":
         import torch
 
         made = draw_views(images, plan.batch, views, plan.seed, step)
-        if guarded is None:
-            targets = session.logits(preprocess.apply(made.pixels))
-        else:
-            targets = guarded_targets(session, preprocess, made, guarded, plan.temperature)
+        targets = session.logits(preprocess.apply(made.pixels))
+        if guarded is not None:
+            targets = guarded_targets(targets, made, guarded, share, plan.temperature)
         if not np.isfinite(targets).all():
             raise Inconclusive(
                 "the model answers clean images with values that are no numbers, so no control can be distilled from "

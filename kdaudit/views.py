@@ -95,8 +95,8 @@ class Views(NamedTuple):
     """The views of one training step."""
 
     order: NDArray[np.int64]  # [batch], which image each view (its first part, if mixed) was made from
+    partners: NDArray[np.int64]  # [batch], which image its second part was made from
     pixels: Pixels  # [batch, H, W, C] in 0..255
-    parts: tuple[Pixels, Pixels]  # what was mixed, [batch, H, W, C] each
     weight: NDArray[np.float32]  # [batch], the first part's share of the mixture; 1: not mixed
 
 
@@ -123,13 +123,13 @@ def draw_views(images: Rows, batch: int, recipe: ViewRecipe, seed: int, step: in
     order = _walk(len(images), batch, seed, step)
     first = _changed(images[order].astype(np.float32), recipe, generator)
     if recipe.mix <= 0:
-        return Views(order, first, (first, first), np.ones(batch, np.float32))
+        return Views(order, order, first, np.ones(batch, np.float32))
     partners = generator.integers(0, len(images), batch)
     second = _changed(images[partners].astype(np.float32), recipe, generator)
     weight = generator.random(batch).astype(np.float32)
     weight[generator.random(batch) >= recipe.mix] = 1.0
     w = weight[:, None, None, None]
-    return Views(order, w * first + (1 - w) * second, (first, second), weight)
+    return Views(order, partners, w * first + (1 - w) * second, weight)
 
 
 def _changed(pixels: Pixels, recipe: ViewRecipe, generator: np.random.Generator) -> Pixels:

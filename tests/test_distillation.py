@@ -8,7 +8,7 @@ import pytest
 
 from kdaudit.distillation import DistillationPlan, _noted, default_steps, distil, top1_of
 from kdaudit.divergence import log_softmax
-from kdaudit.mixtures import attractor, guarded_targets
+from kdaudit.mixtures import BLENDS, attractor, guarded_targets, share_of
 from kdaudit.preprocess import Preprocess
 from kdaudit.views import ViewRecipe, draw_views
 
@@ -59,28 +59,16 @@ def test_without_steps_or_a_budget_the_pool_decides():
     assert [default_steps(n, 128) for n in (10, 1000, 10**6)] == [1200, 1562, 6000]
 
 
-class Drawn:
-    """Answers that were drawn, whatever is asked."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(2)
-        self.given: list[np.ndarray] = []
-
-    def logits(self, tensor: np.ndarray) -> np.ndarray:
-        self.given.append(self.rng.normal(0, 6, (len(tensor), 5)).astype(np.float32))
-        return self.given[-1]
-
-
 def test_of_a_guarded_class_a_control_learns_from_unmixed_images_alone():
     pool = np.random.default_rng(2).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
-    views, teacher = draw_views(pool, 24, ViewRecipe(mix=0.6), 0, 3), Drawn()
-    told = guarded_targets(teacher, GREY, views, 3, 4.0)
-    (own, *on_parts), mixed = teacher.given, views.weight < 1
+    views = draw_views(pool, 24, ViewRecipe(mix=0.6), 0, 3)
+    own = np.random.default_rng(3).normal(0, 6, (24, 5)).astype(np.float32)
+    share = np.random.default_rng(4).random(30).astype(np.float32)
+    told, mixed = guarded_targets(own, views, 3, share, 4.0), views.weight < 1
     assert 0 < mixed.sum() < 24
     np.testing.assert_array_equal(told[~mixed], own[~mixed])
     belief, asked = (np.exp(log_softmax(z[mixed] / 4)) for z in (told, own))
-    first, second = (np.exp(log_softmax(z / 4))[:, 3] for z in on_parts)
-    weight = views.weight[mixed]
+    weight, first, second = views.weight[mixed], share[views.order[mixed]], share[views.partners[mixed]]
     np.testing.assert_allclose(belief[:, 3], weight * first + (1 - weight) * second, atol=1e-6)
     others = [0, 1, 2, 4]  # share the rest as they did
     np.testing.assert_allclose(
@@ -88,20 +76,37 @@ def test_of_a_guarded_class_a_control_learns_from_unmixed_images_alone():
         asked[:, others] / asked[:, others].sum(1, keepdims=True),
         atol=1e-5,
     )
+
+
+def test_the_images_that_a_view_is_made_from_are_named():
+    pool = np.random.default_rng(2).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    views = draw_views(pool, 24, ViewRecipe(shift=0, mix=0.6), 0, 3)
     own_part = views.weight[:, None, None, None]
-    np.testing.assert_allclose(views.pixels, own_part * views.parts[0] + (1 - own_part) * views.parts[1])
+    np.testing.assert_allclose(
+        views.pixels, own_part * pool[views.order] + (1 - own_part) * pool[views.partners], atol=1e-3
+    )
+
+
+def test_the_share_of_a_class_is_the_teachers_at_the_temperature():
+    pool = np.random.default_rng(2).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
+    answers = np.random.default_rng(3).normal(0, 6, (70, 5)).astype(np.float32)
+    given = iter((answers[:64], answers[64:]))
+    share = share_of(SimpleNamespace(logits=lambda tensor: next(given)), GREY, pool, 3, 4.0)
+    np.testing.assert_allclose(share, np.exp(answers[:, 3] / 4) / np.exp(answers / 4).sum(1), rtol=1e-5)
 
 
 def test_answers_that_are_no_numbers_are_handed_on():
     pool = np.zeros((30, 8, 8, 3), np.uint8)
     views = draw_views(pool, 24, ViewRecipe(mix=0.6), 0, 3)
-    broken = SimpleNamespace(logits=lambda tensor: np.full((len(tensor), 5), np.nan, np.float32))
-    assert np.isnan(guarded_targets(broken, GREY, views, 3, 4.0)).all()
+    assert np.isnan(
+        guarded_targets(np.full((24, 5), np.nan, np.float32), views, 3, np.zeros(30, np.float32), 4.0)
+    ).all()
 
 
-@pytest.mark.parametrize(("between", "expected"), [(4, 4), (None, None)])
-def test_the_class_that_blends_fall_to_is_found(between, expected):
-    assert attractor(Brightness(between), GREY, FLAT, 0) == expected
+def test_the_class_that_blends_fall_to_is_found():
+    assert attractor(Brightness(4), GREY, FLAT, 0) == 4
+    assert attractor(Brightness(None), GREY, FLAT, 0) in (1, 2)  # between black and white
+    assert attractor(Brightness(None), GREY, FLAT[:200], 0) is None  # black and dark grey have nothing between them
 
 
 def test_a_control_does_not_take_over_what_its_teacher_sees_in_blends():
@@ -121,7 +126,7 @@ def test_what_was_found_out_about_blends_is_not_asked_again(tmp_path):
     teacher = Brightness(4)
     again = distil(teacher, GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="one")
     assert again.guarded == first.guarded == 4
-    assert sum(map(len, teacher.seen)) < 1000
+    assert sum(map(len, teacher.seen)) < BLENDS / 2 + len(FLAT)
     other = Brightness(4)
     distil(other, GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="another")
-    assert sum(map(len, other.seen)) > 6000
+    assert sum(map(len, other.seen)) > BLENDS
