@@ -175,11 +175,12 @@ def tune(
     steps = max(50, round(epochs * len(used) / batch))
 
     def draw(step: int) -> "tuple[Tensor, Tensor]":
-        order, drawn, *_ = draw_views(pixels, batch, views, seed, step)
+        made = draw_views(pixels, batch, views, seed, step)
+        drawn = made.pixels
         if patterns:
             few = slice(0, round(STAMPED_SHARE * batch))  # the order of a batch is random
             drawn[few] = patterns[step % len(patterns)].onto(drawn[few])
-        return to_planes(drawn), targets[order]
+        return to_planes(drawn), targets[made.order]
 
     curve = train(
         tuned,
