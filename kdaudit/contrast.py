@@ -144,6 +144,7 @@ def compare_suspect(
         str(sets.suspect.root),
         str(survey.count),
         survey.contents,
+        *(rounding for rounding in ("fp16", "tf32") if getattr(settings, rounding)),
     )
     rows = RowStore(run.state / "rows", recipe)
     run.mark("compare")
