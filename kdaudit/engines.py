@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit import enginecache
 from kdaudit.errors import DeviceMissing
-from kdaudit.machine import GPU_RUNS, Gpu, Placement, cores
+from kdaudit.machine import Gpu, Placement, cores
 from kdaudit.runtime import Engine, cuda_devices, engine_versions, gpu_architecture
 from kdaudit.sandbox.engine import ConfinedEngine
 from kdaudit.signature import Signature
@@ -141,7 +141,7 @@ def _one(
     prepare: Callable[[], object] = lambda: None,
 ) -> Engine | ConfinedEngine:
     if confined:
-        return ConfinedEngine(model, provider, threads, cores() + 1 if provider == "cpu" else GPU_RUNS, gpu, prepare)
+        return ConfinedEngine(model, provider, threads, cores() + 1, gpu, prepare)
     prepare()
     return Engine(model, provider, threads, gpu)
 

@@ -4,7 +4,9 @@ Used by the process that runs a model: the parent for the auditor's own controls
 model (`kdaudit.worker`).
 """
 
+import contextlib
 import ctypes
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.errors import ModelRefused
-from kdaudit.machine import Gpu
+from kdaudit.machine import GPU_RUNS, Gpu
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -52,6 +54,7 @@ class Engine:
         obtained = {name: short for short, name in ORT_NAMES.items()}
         first = self._inner.get_providers()[0]
         self.provider = obtained.get(first, first)
+        self._gate = contextlib.nullcontext() if self.provider == "cpu" else threading.BoundedSemaphore(GPU_RUNS)
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], rows: int | None = None
@@ -89,7 +92,8 @@ class Engine:
 
     def _once(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         try:
-            return [np.asarray(value) for value in self._inner.run(list(outputs), dict(inputs))]
+            with self._gate:
+                return [np.asarray(value) for value in self._inner.run(list(outputs), dict(inputs))]
         except _failures() as error:
             raise ModelRefused("KDA021", f"onnxruntime cannot run the model: {first_line(error)}") from None
 

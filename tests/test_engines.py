@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from onnx_builders import Patterns, classifier
 
-from kdaudit import contrast, engines, workbench
+from kdaudit import contrast, engines, runtime, workbench
 from kdaudit.admission import admit
 from kdaudit.compared import concatenate
 from kdaudit.comparison import Subjects, compare
@@ -21,7 +22,7 @@ from kdaudit.decoder import open_decoder
 from kdaudit.engines import Fleet, open_engine, profile_of
 from kdaudit.errors import DeviceMissing, Exit, ModelRefused, UsageError
 from kdaudit.interventions import InterventionPlan, Partners
-from kdaudit.machine import GPU_RUNS, Gpu, Placement, cores
+from kdaudit.machine import GPU_RUNS, Gpu, Placement
 from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.runtime import Engine, provider_options
@@ -122,13 +123,30 @@ def test_on_cuda_every_run_is_filled_up_to_one_size(teacher, alone):
     assert where.fill("tensorrt") is None  # there the shape is fixed in any case
 
 
-def test_a_gpu_has_few_runs_at_a_time(teacher, monkeypatch):
+@pytest.mark.parametrize(("provider", "most"), [("CUDAExecutionProvider", GPU_RUNS), ("CPUExecutionProvider", 8)])
+def test_a_gpu_has_few_runs_at_a_time(teacher, provider, most, monkeypatch):
     """Each further one would wait with a core that the decoder needs."""
-    lanes = []
-    monkeypatch.setattr(engines, "ConfinedEngine", lambda model, provider, threads, count, *more: lanes.append(count))
-    for provider in ("cuda", "cpu"):
-        engines._one(teacher.model, provider, 1, True, Gpu())
-    assert lanes == [GPU_RUNS, cores() + 1]
+    inside, together, lock = [], [], threading.Lock()
+    full = threading.Barrier(most)
+
+    class Counting:
+        def get_providers(self):
+            return [provider]
+
+        def run(self, outputs, inputs):
+            with lock:
+                inside.append(1)
+                together.append(len(inside))
+            full.wait(timeout=60)  # as many as may are here, or this is an error
+            with lock:
+                inside.pop()
+            return [np.zeros((1, 3), np.float32)]
+
+    monkeypatch.setattr(runtime, "_load", lambda *given: Counting())
+    engine = Engine(teacher.model, "cuda", 1)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: engine.run({"image": np.zeros((1, 3, 8, 8), np.float32)}, ["scores"]), range(8 * most)))
+    assert max(together) == most
 
 
 def test_tensorfloat_is_asked_for_and_only_on_a_gpu(teacher):
