@@ -67,9 +67,9 @@ def guarded_targets(
 ) -> NDArray[np.float32]:
     """What the control shall answer to views where one class is not to be learned from mixtures.
 
-    To a mixture it shall answer as the teacher does, but give that class what the teacher gives it on the two images,
-    mixed as they are; the others share the rest as the teacher has them share it. To all else it shall answer as the
-    teacher.
+    To a mixture it shall answer as the teacher does, but give that class no more than the teacher gives it on the two
+    images, mixed as they are; the others share the rest as the teacher has them share it. To all else it shall answer
+    as the teacher.
 
     Args:
         logits: the teacher's answers to the views, [batch, K].
@@ -85,8 +85,9 @@ def guarded_targets(
     if not mixed.any() or not np.isfinite(logits).all():
         return logits
     weight = views.weight[mixed]
-    wanted = weight * share[views.order[mixed]] + (1 - weight) * share[views.partners[mixed]]
     belief = np.exp(log_softmax(logits[mixed] / temperature))
+    parts = weight * share[views.order[mixed]] + (1 - weight) * share[views.partners[mixed]]
+    wanted = np.minimum(parts, belief[:, guarded])
     belief[:, guarded] = 0
     belief *= ((1 - wanted) / np.maximum(belief.sum(1), FLOOR))[:, None]
     belief[:, guarded] = wanted
