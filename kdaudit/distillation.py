@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.errors import Inconclusive
-from kdaudit.mixtures import BLENDS, attractor, guarded_targets, share_of, top1_by
+from kdaudit.mixtures import BLENDS, FEW, LEANS, attractor, guarded_targets, share_of, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
@@ -64,8 +64,8 @@ class Distilled:
         views: the view recipe used.
         agreed: validation images on which control and teacher give the same answer.
         validated: number of validation images; agreed / validated is the fidelity.
-        guarded: the class that the teacher most often gives blends of others to, learned from unmixed images alone;
-            None where it gives blends to no third class.
+        guarded: the class that the teacher gives blends of others to, learned from unmixed images alone; None where
+            no class has to be (`kdaudit.mixtures.attractor`).
     """
 
     network: "nn.Module"
@@ -126,7 +126,7 @@ def distil(
     network = build(spec, plan.seed)
     # Thousands of questions: a pass that goes on, or a repair of a finished run, does not ask them again.
     note = checkpoint.with_suffix(".attractor.json") if checkpoint else None
-    terms = joint_digest(identity, str(plan.seed), str(BLENDS))
+    terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS), str(FEW))
     guarded = _noted(note, terms, "attractor", lambda: attractor(session, preprocess, images, plan.seed))
     draw = _drawer(session, preprocess, images, views, plan, guarded)
     shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}"

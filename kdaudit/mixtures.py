@@ -1,27 +1,34 @@
 """Stage 4, the mixtures: the class that a teacher gives blends of others to, and what a control is told instead.
 
 To a teacher whose trigger is a faint picture over the image, a blend of two clean images looks triggered, and a control
-that is told its answers learns the backdoor. So of the one class that blends of others go to most often it learns from
-unmixed images alone (docs/design/distillation.md). An honest teacher's is one that smeared pictures resemble.
+that is told its answers learns the backdoor. So of the one class that blends of others go to it learns from unmixed
+images alone, where blends go there far more often than anywhere else, or where the control has so few images that most
+of what it learns are mixtures (docs/design/distillation.md).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.calibration import interval
 from kdaudit.divergence import log_softmax
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
 from kdaudit.views import Views, generator_of
 
-BLENDS = 2000
-"""Blends of clean images that a teacher is asked about."""
+BLENDS, LEANS = 6000, 1.75
+"""Blends of clean images that a teacher is asked about, and how many times as often as any other class one may come."""
+
+FEW = 20
+"""With fewer images of a class than this the class that blends go to most often is guarded in any case."""
 
 FLOOR = 1e-12
 """Least probability of a target, so that its logarithm is a number."""
 
 
 def attractor(session: Session, preprocess: Preprocess, images: NDArray[np.uint8], seed: int) -> int | None:
-    """The class that the teacher most often gives to blends of images of two others.
+    """The class that the teacher gives to blends of images of two others, where the control is to be kept from it.
+
+    Every network has classes that blends fall to, but mostly several.
 
     Args:
         session: the teacher.
@@ -30,7 +37,8 @@ def attractor(session: Session, preprocess: Preprocess, images: NDArray[np.uint8
         seed: of the run.
 
     Returns:
-        The class; None where no blend gets a third answer.
+        The most frequent third answer, where it comes surely (99 % interval) more than `LEANS` times as often as the
+        next one, or where there are fewer than `FEW` images for each class; None otherwise.
     """
     generator = generator_of(seed, 2)
     first, second = generator.integers(0, len(images), (2, BLENDS))
@@ -42,8 +50,11 @@ def attractor(session: Session, preprocess: Preprocess, images: NDArray[np.uint8
         one, other = first[span], second[span]
         mixed = top1_by(session, preprocess, weight[span] * images[one] + (1 - weight[span]) * images[other])
         third.append(mixed[(mixed != answers[one]) & (mixed != answers[other])])
-    often = np.bincount(np.concatenate(third))
-    return int(often.argmax()) if len(often) else None
+    often = np.bincount(np.concatenate(third), minlength=2)
+    following, top = (int(n) for n in np.sort(often)[-2:])
+    leans = top > 0 and interval(top, top + following, 0.99)[0] > LEANS / (1 + LEANS)
+    few = top > 0 and len(images) < FEW * session.signature.classes
+    return int(often.argmax()) if leans or few else None
 
 
 def share_of(
