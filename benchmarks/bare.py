@@ -1,6 +1,10 @@
-"""Teachers and controls for measuring speed: real architectures, random weights, cached as ONNX in the laboratory."""
+"""Teachers and controls for measuring speed: real architectures, random weights, cached as ONNX in the laboratory.
+
+And decoding alone, for the same.
+"""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +16,7 @@ from kdaudit.admission import admit
 from kdaudit.decoder import open_decoder
 from kdaudit.export import export_network
 from kdaudit.preprocess import Preprocess
-from kdaudit.sample import Record
+from kdaudit.sample import Decoder, Geometry, Record
 from kdaudit.signature import Signature
 from kdaudit.student import StudentSpec, _torchvision_models, build, choose_architecture
 
@@ -101,3 +105,10 @@ def networks(size: int, classes: int, some: Sequence[Record], device: str = "cpu
         written.append(admit(path))
         net.to(memory_format=torch.channels_last)
     return Networks(teacher, student, written[0].model, written[1].model, written[0].signature, preprocess)
+
+
+def decode_alone(decoder: Decoder, records: Sequence[Record], geometry: Geometry, batch: int, workers: int) -> int:
+    """Decode images in memory, a thread a batch; their number."""
+    chunks = [[record.data for record in records[i : i + batch]] for i in range(0, len(records), batch)]
+    with ThreadPoolExecutor(workers) as pool:
+        return sum(pool.map(lambda chunk: len(decoder.decode(chunk, geometry).pixels), chunks))

@@ -11,14 +11,13 @@ would distil for a GPU, all of random weights.
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.bare import Networks
+from benchmarks.bare import Networks, decode_alone
 from benchmarks.kernels.harness import machine
 from benchmarks.plain import Encoded, plain_loop
 from kdaudit.comparison import Subjects, compare, compare_pixels
@@ -46,7 +45,7 @@ class GpuBench:
     records: list[Record]
     subjects: dict[str, Subjects]
     decoders: dict[str, Decoder]
-    bare: "dict[str, Any]"
+    bare: dict[str, tuple[Any, Any]]
     batch: int
     workers: int
 
@@ -82,9 +81,8 @@ class GpuBench:
 
     def decode(self, decoder: str) -> int:
         """Bytes in memory to pixels in memory."""
-        geometry, many = self.nets.preprocess.geometry, self._chunks()
-        with ThreadPoolExecutor(self.workers) as pool:
-            return sum(pool.map(lambda chunk: len(self.decoders[decoder].decode(chunk, geometry).pixels), many))
+        geometry = self.nets.preprocess.geometry
+        return decode_alone(self.decoders[decoder], self.records, geometry, self.batch, self.workers)
 
     def inference(self, how: str) -> int:
         """Both networks as one graph, from pixels on the GPU to columns on the GPU."""
@@ -97,18 +95,9 @@ class GpuBench:
     def plain(self, *, tf32: bool) -> int:
         """The plain loop."""
         torch.backends.cudnn.allow_tf32 = tf32
-        scale = self.nets.preprocess.scale
-        mean, std = ([v / 255 for v in values] for values in (scale.mean, scale.std))
-        data = [record.data for record in self.records] * PLAIN_TIMES
-        images = Encoded(data, self.nets.preprocess.geometry.height, mean, std)
+        images = Encoded([record.data for record in self.records] * PLAIN_TIMES, self.nets.preprocess)
         teacher, student = self.nets.teacher.cuda(), self.nets.student.cuda()
         return len(plain_loop(images, teacher, student, batch=self.batch, workers=cores(), threads=1, device="cuda"))
-
-    def _chunks(self) -> list[list[bytes]]:
-        return [
-            [record.data for record in self.records[i : i + self.batch]]
-            for i in range(0, len(self.records), self.batch)
-        ]
 
 
 def set_up(nets: Networks, source: Source, images: int, batch: int, workers: int) -> GpuBench:
@@ -117,7 +106,8 @@ def set_up(nets: Networks, source: Source, images: int, batch: int, workers: int
     records = list(itertools.islice(again, images))
     few = [record.data for record in records[:256]]
     pixels = open_decoder("simplejpeg").decode(few, nets.preprocess.geometry).pixels
-    subjects, bare = {}, {}
+    subjects: dict[str, Subjects] = {}
+    bare: dict[str, tuple[Any, Any]] = {}
     for how in ("exact", "tf32"):
         where = Placement(batch=batch, tf32=how == "tf32")
         teacher, student = (

@@ -15,17 +15,20 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from kdaudit.preprocess import Preprocess
 from kdaudit.student import _torchvision_models
 
 
 class Encoded(Dataset[Tensor]):
     """Encoded images in memory, decoded one by one as torchvision's own data sets do."""
 
-    def __init__(self, data: Sequence[bytes], side: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, data: Sequence[bytes], preprocess: Preprocess) -> None:
         self.data = data
         _torchvision_models()  # declares the operators that its import misses beside a CPU-only torch
         from torchvision import transforms
 
+        side, scale = preprocess.geometry.height, preprocess.scale
+        mean, std = ([v / 255 for v in values] for values in (scale.mean, scale.std))
         steps: list[object] = [transforms.ToTensor(), transforms.Normalize(mean, std)]
         if side != 32:  # CIFAR-10 is stored at the size that its networks take
             steps.insert(0, transforms.Resize((side, side)))

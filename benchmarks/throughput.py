@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import lab, on_gpu, processes
-from benchmarks.bare import Networks, networks
+from benchmarks.bare import Networks, decode_alone, networks
 from benchmarks.plain import Encoded, plain_loop
 from kdaudit.comparison import Subjects, compare, usual_batch
 from kdaudit.decoder import open_decoder
@@ -100,10 +100,8 @@ class Bench:
 
     def decode(self) -> int:
         """Bytes in memory to pixels."""
-        decoder, geometry = open_decoder(), self.nets.preprocess.geometry
-        chunks = [[r.data for r in self.records[i : i + self.batch]] for i in range(0, len(self.records), self.batch)]
-        with ThreadPoolExecutor(self.workers) as pool:
-            return sum(pool.map(lambda chunk: len(decoder.decode(chunk, geometry).pixels), chunks * DECODE_TIMES))
+        geometry = self.nets.preprocess.geometry
+        return decode_alone(open_decoder(), self.records * DECODE_TIMES, geometry, self.batch, self.workers)
 
     def inference(self) -> int:
         """Both networks in this process on a tensor that is there already."""
@@ -121,9 +119,7 @@ class Bench:
 
     def plain(self, threads: int) -> int:
         """The plain loop with so many torch threads in the main process."""
-        scale = self.nets.preprocess.scale
-        mean, std = ([v / 255 for v in values] for values in (scale.mean, scale.std))
-        images = Encoded([r.data for r in self.records], self.nets.preprocess.geometry.height, mean, std)
+        images = Encoded([r.data for r in self.records], self.nets.preprocess)
         return len(
             plain_loop(images, self.nets.teacher, self.nets.student, batch=self.batch, workers=cores(), threads=threads)
         )

@@ -164,9 +164,8 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
             f"--require-gpu: the control would be trained on {device} and the models run on {session.provider}; "
             "run `kdaudit doctor` to see what is missing"
         )
-    workers = settings.workers or cores()
     decoder = open_decoder(settings.decoder, device="cuda" if session.provider != "cpu" else "cpu", pool=cores())
-    return Workbench(teacher, session, decoder, device, workers)
+    return Workbench(teacher, session, decoder, device, settings.workers or cores())
 
 
 def placement(settings: Settings) -> Placement:

@@ -77,16 +77,21 @@ def test_the_profile_is_the_whole_padded_batch(teacher):
         assert profile_of(replace(teacher.signature, input_name=name), 64) == ""
 
 
-def test_a_session_of_one_shape_fills_up_the_last_batch(teacher):
-    """As under TensorRT, where a batch of another size would build another engine."""
-    engine = Engine(teacher.model, "cpu", 1)
-    sizes = []
+def counting(teacher):
+    """An engine, and the sizes of the runs that it makes."""
+    engine, sizes = Engine(teacher.model, "cpu", 1), []
 
     def run(inputs, outputs, rows=None, whole=engine._once):
         sizes.append(len(inputs["image"]))
         return whole(inputs, outputs)
 
     engine._once = run
+    return engine, sizes
+
+
+def test_a_session_of_one_shape_fills_up_the_last_batch(teacher):
+    """As under TensorRT, where a batch of another size would build another engine."""
+    engine, sizes = counting(teacher)
     fixed = Session(engine, teacher.signature, 1, teacher.model, 8)
     tensor = PREPROCESS.apply(Patterns.draw().copies(19)[0])
     found = fixed.settled(teacher.signature).logits(tensor)
@@ -99,14 +104,7 @@ def test_a_session_of_one_shape_fills_up_the_last_batch(teacher):
 @pytest.mark.parametrize("alone", [False, True])
 def test_on_cuda_every_run_is_filled_up_to_one_size(teacher, alone):
     """Another size would have every convolution planned anew; a model that answers one by one has a size of its own."""
-    engine = Engine(teacher.model, "cpu", 1)
-    sizes = []
-
-    def run(inputs, outputs, rows=None, whole=engine._once):
-        sizes.append(len(inputs["image"]))
-        return whole(inputs, outputs)
-
-    engine._once = run
+    engine, sizes = counting(teacher)
     where = Placement(batch=8)
     session = Session(engine, teacher.signature, 1, teacher.model, fill=where.fill("cuda"))
     expected = open_session(teacher.model, teacher.signature, provider="cpu")
