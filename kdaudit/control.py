@@ -130,6 +130,11 @@ def make_control(
             on_epoch=on_epoch,
         )
     clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
+    if distilled.guarded is not None:
+        clock.say(
+            f"the control has learned the answer {distilled.guarded}, which the model gives to blends of clean images, "
+            "from unmixed images alone: a faint trigger over the whole image looks like a blend"
+        )
     assert run is not None or output is not None
     path = output or run.file("student.onnx")  # type: ignore[union-attr]
     metadata = {
