@@ -5,6 +5,7 @@ Columns in, columns out; docs/design/detection.md says why the p-values are what
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from kdaudit.calibration import (
     unbounded,
 )
 from kdaudit.compared import Comparison
-from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, grouped_flags
+from kdaudit.delivered import Delivered, delivered_as_targets, flags_beside_labels, targets_of
+from kdaudit.multiplicity import ENTRANCE, CleanRanks, benjamini_hochberg, grouped_flags
 from kdaudit.settings import Rule
 
 DOUBT = 0.05
@@ -50,12 +52,14 @@ class Columns:
         groups: the teacher's answer; -1 where it was no number or the image was not read.
         disagrees: whether the control's answer is another one.
         score: of the rule in use, NaN where not read, +inf where the teacher's answer was no number.
+        told: the labels that they were delivered with; None where there are none to go by.
     """
 
     read: NDArray[np.bool_]
     groups: Answers
     disagrees: NDArray[np.bool_]
     score: NDArray[np.float64]
+    told: Delivered | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,9 +70,11 @@ class Flags:
         flag: poison candidates.
         p_values: NaN under the argmax rule, which has none.
         extrapolated: whether the p-value lies beyond what clean images resolve by counting.
-        way: what the p-value comes from: 0 the image's own score, k mostly the k-th second look; -1 nothing.
+        way: what the p-value comes from: 0 the image's own score, k mostly the k-th second look, one more than there
+            are looks: flagged because of the label it was delivered with; -1 nothing.
         unjudged: shares what the most suspicious images share, and has an answer that clean images do not get.
-        doubtful: not flagged, yet unusual for an answer that has flags; kept, but not tuned on.
+        doubtful: not flagged, yet unusual for an answer that has flags, or delivered as a target class for which
+            neither network takes it; kept, but not tuned on.
     """
 
     flag: NDArray[np.bool_]
@@ -108,6 +114,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     coarse as the calibration set, and the one of the suspect images' own tail, which reaches further and is
     extrapolated. The second looks together (`combined`) are another way to a flag, with most of the error rate. Flags
     are Benjamini-Hochberg's in two layers, by the teacher's answer; carriers of a proven trigger are flagged under any.
+    Where a target class is beyond doubt and there are labels, images are tested label by label (`kdaudit.delivered`).
 
     Args:
         suspect: columns of the suspect images.
@@ -141,21 +148,43 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
         p, usual = _weighted(own, second), _weighted(usual, usual_second)
     ranks = CleanRanks(usual, clean.groups)
     carried = [look.p_values[read] for look in looks if look.proven]
-    if not carried:
-        found = grouped_flags(p, groups, fdr, ranks)
-    else:
-        # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is
-        # for images by their answer, half for carriers whatever their answer.
-        found = grouped_flags(p, groups, fdr / 2, ranks) | benjamini_hochberg(np.min(carried, axis=0), fdr / 2)
-    flags, p_values, extrapolated, ways = np.zeros(m, bool), np.ones(m), np.zeros(m, bool), np.full(m, -1, np.int8)
-    unjudged = np.zeros(m, bool)
-    flags[read] = found
-    p_values[read] = p
-    extrapolated[read] = further
-    ways[read] = way
-    unjudged[read] = strange & ~found
-    tainted = np.isin(suspect.groups, np.unique(suspect.groups[flags]))
-    return Flags(flags, p_values, extrapolated, ways, unjudged, read & ~flags & tainted & (p_values <= DOUBT))
+    carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
+    decided = _decide(p, groups, ranks, carries, suspect.told.of(read) if suspect.told else None, fdr)
+    found = decided.flags | decided.by_label
+    way[decided.by_label] = 1 + len(looks)
+    tainted = np.isin(groups, np.unique(groups[decided.flags]))
+    doubtful = ~found & ((tainted & (p <= DOUBT)) | decided.asked)
+    flags, p_values, ways = np.zeros(m, bool), np.ones(m), np.full(m, -1, np.int8)
+    flags[read], p_values[read], ways[read] = found, p, way
+    extrapolated, unjudged, doubts = np.zeros(m, bool), np.zeros(m, bool), np.zeros(m, bool)
+    extrapolated[read], unjudged[read], doubts[read] = further, strange & ~found, doubtful
+    return Flags(flags, p_values, extrapolated, ways, unjudged, doubts)
+
+
+class _Decided(NamedTuple):
+    """Flags of the images that were read, [m] each."""
+
+    flags: NDArray[np.bool_]
+    by_label: NDArray[np.bool_]  # further ones, which neither network takes for what they were delivered as
+    asked: NDArray[np.bool_]  # all such images that were delivered as a target class
+
+
+def _decide(
+    p: Column, groups: Answers, ranks: CleanRanks, carries: Column | None, told: Delivered | None, fdr: float
+) -> _Decided:
+    """From p-values to flags: by answer, by carrying a proven trigger, and by label where there are labels."""
+    # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is for
+    # images by their answer, half for carriers whatever their answer.
+    level, nobody = fdr if carries is None else fdr / 2, np.zeros(len(p), bool)
+    flags, certain = grouped_flags(p, groups, level, ranks)
+    targets = targets_of(told, groups, flags, certain) if told is not None else np.empty(0, np.int64)
+    if told is None or len(targets) == 0:
+        return _Decided(flags if carries is None else flags | benjamini_hochberg(carries, level), nobody, nobody)
+    inside = 1 - ENTRANCE
+    plain = flags
+    flags = flags_beside_labels(p, carries, told, groups, plain, targets, inside * level)
+    by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr)
+    return _Decided(flags, by_label, asked)
 
 
 def _known(

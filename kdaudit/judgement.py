@@ -13,6 +13,7 @@ from kdaudit.compared import Comparison
 from kdaudit.comparison import Subjects
 from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
+from kdaudit.delivered import delivered
 from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of
 from kdaudit.interventions import keys_of
 from kdaudit.labelling import Told, label_doubts
@@ -39,7 +40,11 @@ FIRST_LOOK: dict[Rule, str] = {
 }
 BEHAVES = "model and control behave on it as on the images on which they part most"
 CARRIES = "carries a pattern that moves the model and not the control"
+MARKED = (
+    "carries a trigger: a pattern that moves the model and not the control, or goes with one label whatever is shown"
+)
 TRACED = "is sharp and soft where the images are on which model and control part most"
+DELIVERED = "delivered as a class that the model gives to poison, and neither network takes it for that"
 """Why an image is flagged."""
 
 PATTERNS = "patterns.npz"
@@ -86,16 +91,18 @@ def judge_rows(
 ) -> Judged:
     """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     column = {"divergence": "divergence", "score": "gap", "argmax": "divergence"}[settings.rule]
-    found = rows.columns(column, "teacher_top1", "student_top1", "label")
+    found = rows.columns(column, "teacher_top1", "student_top1", "label", "student_confidence")
     score, groups, other = found[column], found["teacher_top1"], found["student_top1"]
-    columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score)
+    order = bench.fitted.class_order if bench.fitted else None
+    told = delivered(found["label"], order, groups, other, found.pop("student_confidence"))
+    columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score, told=told)
     behaves, likeness = None, None
     if settings.rule != "argmax" and sets.suspect is not None:
         run.mark("look for a trigger")
         with clock.stage("look for a trigger", 2 * len(score)) as advance:
             keys = rows.keys()
             behaves = _behaves(rows, keys, columns, calibration) if settings.rule == "divergence" else None
-            suspects = Suspects(sets.suspect, columns.read, keys, _ranked(columns, behaves), groups, other)
+            suspects = Suspects(sets.suspect, columns.read, keys, _ranked(columns, behaves), groups, other, told)
             clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
         del keys, suspects  # 16 bytes an image
@@ -103,7 +110,6 @@ def judge_rows(
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
         looks = _looks(columns.read, behaves, likeness)
         flags = flag(columns, clean, settings.rule, settings.fdr, looks)
-        order = bench.fitted.class_order if bench.fitted else None
         verdict = judge(
             columns,
             flags,
@@ -118,7 +124,7 @@ def judge_rows(
         )
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)
-    reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks))
+    reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks), DELIVERED)
     validity = assumptions(
         (Seen(part["student_confidence"], part["student_top1"]) for part in _unflagged(rows, columns, flags)),
         Seen(calibration.student_confidence, calibration.student_top1),
@@ -159,7 +165,8 @@ def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness 
         looks.append(SecondLook(p_values, behaves.clean_p_values, BEHAVES))
     if likeness is not None:
         proven = bool(likeness.found)
-        looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, CARRIES if proven else TRACED, proven))
+        carries = CARRIES if all(one.proof.proven for one in likeness.found) else MARKED
+        looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, carries if proven else TRACED, proven))
     return looks
 
 
@@ -238,9 +245,8 @@ def read_judged(run: RunDirectory) -> Judged:
 
 def _carriers(judged: Judged, span: slice) -> NDArray[np.bool_]:
     """Whether an image's p-value is that of carrying a proven trigger."""
-    way = judged.flags.way[span]
-    proven = judged.likeness is not None and bool(judged.likeness.found)
-    return np.asarray(way == len(judged.reasons) - 1, bool) if proven else np.zeros(len(way), bool)
+    proven = [number for number, reason in enumerate(judged.reasons) if reason in (CARRIES, MARKED)]
+    return np.isin(judged.flags.way[span], proven)
 
 
 def _reason(judged: Judged, row: int) -> str:

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers
+from kdaudit.delivered import FITTING, outputs_of
 
 SURE = 0.8
 """Confidence that both networks must have in the other answer: at half of it, hard images are the most of them."""
-
-FITTING = 0.5
-"""Share of the labels that the model must give, or the labels are of another list of classes than its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def label_doubts(parts: Iterable[Told], order: tuple[int, ...] | None) -> LabelD
     doubted = given = labelled = 0
     for part in parts:
         has = part.labels >= 0
-        outputs = part.labels[has] if order is None else np.asarray(order, np.int64)[part.labels[has]]
+        outputs = outputs_of(part.labels[has], order)
         model, control, sure = part.teacher[has], part.student[has], part.confidence[has] >= SURE
         doubted += int(((model == control) & (model != outputs) & sure).sum())
         given += int((model == outputs).sum())

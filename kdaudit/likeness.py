@@ -5,17 +5,18 @@ What there is to measure comes from `kdaudit.search`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import beyond, rank_p_values
 from kdaudit.comparison import Subjects
+from kdaudit.delivered import label_proof
 from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Pixels, appearance, fold_of, sharpness
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
-from kdaudit.search import Bench, CleanImages, Found, Suspects
+from kdaudit.search import CORE, Bench, CleanImages, Found, Suspects
 from kdaudit.trace import RARE, Trace, common, weigh
 
 FURTHER = RARE / 10
@@ -79,16 +80,31 @@ def look(
     bench = Bench.of(suspects, known, clean, subjects, decoder, on_image)
     found = bench.patterns()
     measures = [_Measure(one.discriminant, appearance) for one in found]
-    if not found:
-        shared = bench.shared_sharpness()
-        if shared is None:
-            return None
-        measures = [_Measure(shared, sharpness)]
+    shared = None if any(one.proven for one in found) else bench.shared_sharpness()
+    if shared is not None:
+        measures.append(_Measure(shared, sharpness))
+    if not measures:
+        return None
     scores = np.full((len(measures), len(known)), np.nan)
     for index, part in reread(suspects.source, decoder, subjects.preprocess.geometry, known, on_image):
         scores[:, index] = [measure(part, suspects.keys[index]) for measure in measures]
     usual = np.stack([measure(clean.pixels, clean.keys) for measure in measures])
-    return weighed(suspects, known, scores, usual, clean.held_out, tuple(found))
+    found = [asked_by_label(one, suspects, row) for one, row in zip(found, scores, strict=False)]
+    kept = [i for i, one in enumerate(found) if one.proven]
+    if not kept:  # the trace alone, which comes last
+        kept = [len(found)] if shared is not None else []
+    if not kept:
+        return None
+    proven = tuple(one for one in found if one.proven)
+    return weighed(suspects, known, scores[kept], usual[kept], clean.held_out, proven)
+
+
+def asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) -> Found:
+    """A pattern with what the labels of its carriers say, where its seeds were chosen by theirs."""
+    if suspects.told is None or one.label is None or not one.promising:
+        return one
+    said = label_proof(suspects.told, one.label, suspects.teacher, suspects.student, score, CORE)
+    return replace(one, by_label=said)
 
 
 def weighed(

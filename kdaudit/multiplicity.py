@@ -4,6 +4,7 @@ Arrays in, arrays out.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +33,14 @@ class CleanRanks:
     groups: Answers
 
 
-def grouped_flags(
-    p_values: Column, groups: Answers, alpha: float, clean: CleanRanks | None = None
-) -> NDArray[np.bool_]:
+class Grouped(NamedTuple):
+    """Flags in groups, and the groups about which there is no doubt."""
+
+    flags: NDArray[np.bool_]  # [m]
+    certain: Answers  # names of the groups that hold something with probability 1 - alpha / 5 all of them
+
+
+def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanRanks | None = None) -> Grouped:
     """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
 
     Groups are judged by Simes' p-value, which one image far out can carry; where clean images are given, also by
@@ -52,13 +58,13 @@ def grouped_flags(
         clean: clean images for the second way in; None: Simes' p-value alone.
 
     Returns:
-        Flags [m].
+        Flags, and the names of the groups that passed Holm's procedure.
     """
     flags = np.zeros(len(p_values), bool)
     order = np.argsort(groups, kind="stable")
     names, starts = np.unique(groups[order], return_index=True)
     if len(names) == 0:
-        return flags
+        return Grouped(flags, names)
     rows = np.split(order, starts[1:])
     entrance = np.array([simes(p_values[r]) for r in rows])
     if clean is not None:
@@ -69,7 +75,7 @@ def grouped_flags(
     for index in np.flatnonzero(chosen):
         level = inside if certain[index] else inside * chosen.sum() / len(names)
         flags[rows[index]] = benjamini_hochberg(p_values[rows[index]], level)
-    return flags
+    return Grouped(flags, names[certain])
 
 
 def holm(p_values: Column, alpha: float) -> NDArray[np.bool_]:
@@ -110,3 +116,14 @@ def benjamini_hochberg(p_values: Column, alpha: float) -> NDArray[np.bool_]:
     if len(passing) == 0:
         return np.zeros(m, bool)
     return np.asarray(p_values <= ordered[passing[-1]], bool)
+
+
+def adaptive_flags(p_values: Column, alpha: float) -> NDArray[np.bool_]:
+    """Benjamini-Hochberg's flags [m] where many of the images may be no innocents.
+
+    The share of innocents is estimated from the p-values above one half (Storey, Taylor and Siegmund, JRSS B, 2004,
+    whose estimate keeps the error rate for any number of independent p-values); none above it is ever flagged.
+    """
+    m = len(p_values)
+    innocent = min(1.0, 2 * (1 + int((p_values > 0.5).sum())) / max(1, m))
+    return benjamini_hochberg(p_values, alpha / innocent) & (p_values <= 0.5)

@@ -6,7 +6,7 @@ that moves the teacher and not the control counts. Where none is proven, a warp 
 images share then is where they are sharp and where soft.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers
 from kdaudit.comparison import Subjects
+from kdaudit.delivered import OF_THE_CLASS, Delivered, LabelProof, most_doubted
 from kdaudit.discriminant import (
     LEAST_SEEDS,
     SHARPNESS_NOISE,
@@ -27,7 +28,7 @@ from kdaudit.discriminant import (
 from kdaudit.rereading import gather
 from kdaudit.sample import Decoder, Source
 from kdaudit.trace import OFTEN, RARE
-from kdaudit.trigger import Pattern, Transplant, recover, transplant
+from kdaudit.trigger import NATIVE, Pattern, Transplant, recover, transplant
 
 SEED_SHARES = (0.002, 0.01, 0.04)
 """Shares of the images that are tried as seeds: too few hold no pattern, too many drown a rare one in innocents."""
@@ -45,9 +46,8 @@ CORE = 4.5
 ONE_TARGET = 0.7
 """Share of a cluster's images with one answer that makes it their target class."""
 
-OF_THE_CLASS = 0.3
-"""A pattern of which clean images of the target class carry so much, as a share of what its core carries (medians), is
-the look of that class. Honest digits showed 0.5 to 0.9 of it, triggers 0.1 at most."""
+OF_A_STYLE = 0.5
+"""The same of a tenth of them: what some fives of one hand share is no trigger (0.7 and 0.8 of it, triggers 0.2)."""
 
 PATTERNS = 3
 """Patterns looked for, one after the other: an attacker may have several triggers."""
@@ -64,6 +64,7 @@ class Suspects:
         score: what the most suspicious ones are chosen by; NaN where not read.
         teacher: the teacher's answers.
         student: the control's answers.
+        told: the labels that they were delivered with; None where there are none to go by.
     """
 
     source: Source
@@ -72,6 +73,7 @@ class Suspects:
     score: NDArray[np.float64]
     teacher: Answers
     student: Answers
+    told: Delivered | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,14 +93,16 @@ class CleanImages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """A pattern that was proven.
+    """A pattern that images share.
 
     Attributes:
-        pattern: what the images share.
+        pattern: what it is.
         proof: what it does to clean images.
         target: the answer that most of them get from the teacher; None where there is no one answer.
         discriminant: measures how much of it an image carries.
         seeds: number of seeds that it was found among.
+        label: the output that its seeds were delivered as; None where they were not chosen by their label.
+        by_label: what the labels of its carriers say, once every image was measured.
     """
 
     pattern: Pattern
@@ -106,6 +110,18 @@ class Found:
     target: int | None
     discriminant: Discriminant
     seeds: int
+    label: int | None = None
+    by_label: LabelProof | None = None
+
+    @property
+    def promising(self) -> bool:
+        """Whether to ask about the labels of its carriers: it hides nothing, and the label's class is known."""
+        return self.label is not None and self.proof.legible and (self.proof.native or 0) >= NATIVE
+
+    @property
+    def proven(self) -> bool:
+        """Whether it moves the model and not the control, or its carriers have one label whatever they show."""
+        return self.proof.proven or (self.by_label is not None and self.by_label.proven)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +136,7 @@ class Bench:
         place: row of `pixels` by record number, int64 [m]; of chosen records only.
         calm: record numbers of calm images, int64.
         ranked: record numbers of the most suspicious ones, the most suspicious first, int64.
+        doubted: record numbers of those whose label the control doubts, the most doubted first, int64.
         usual: the teacher's answers to the held-out clean images.
     """
 
@@ -130,6 +147,7 @@ class Bench:
     place: NDArray[np.int64]
     calm: NDArray[np.int64]
     ranked: NDArray[np.int64]
+    doubted: NDArray[np.int64]
     usual: Answers
 
     @classmethod
@@ -145,31 +163,38 @@ class Bench:
         """Choose the images and decode them; `known`: which have a score, bool [m]."""
         room = MAX_BYTES // (5 * int(np.prod(clean.pixels.shape[1:])))  # a byte as it is, four as a row
         score = np.where(known, suspects.score, -np.inf)
-        count = min(MOST_SEEDS, room // 3, max(LEAST_SEEDS, round(SEED_SHARES[-1] * int(known.sum()))))
+        count = min(MOST_SEEDS, room // 5, max(LEAST_SEEDS, round(SEED_SHARES[-1] * int(known.sum()))))
         ranked = np.argsort(-score, kind="stable")[:count]
-        calm = np.flatnonzero(known & (suspects.score <= np.median(suspects.score[known])))
-        calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - count)]
+        doubted = most_doubted(suspects.told, known, count) if suspects.told else np.empty(0, np.int64)
+        peaceful = known & (suspects.score <= np.median(suspects.score[known]))
+        calm = np.flatnonzero(peaceful & ~suspects.told.disputed if suspects.told else peaceful)
+        calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - 3 * count)]
         wanted = np.zeros(len(known), bool)
-        wanted[calm] = wanted[ranked] = True
+        wanted[calm] = wanted[ranked] = wanted[doubted] = True
         pixels = gather(suspects.source, decoder, subjects.preprocess.geometry, wanted, on_image)
         held_out = clean.pixels[clean.held_out]
         usual = [subjects.logits(held_out[i : i + 64])[0].argmax(1) for i in range(0, len(held_out), 64)]
         place = np.cumsum(wanted) - 1
-        return cls(suspects, clean, subjects, pixels, place, calm, ranked, np.concatenate([np.empty(0, int), *usual]))
+        answers = np.concatenate([np.empty(0, int), *usual])
+        return cls(suspects, clean, subjects, pixels, place, calm, ranked, doubted, answers)
 
     def patterns(self) -> list[Found]:
-        """Proven patterns, the strongest first; what one explains is no seed for the next."""
-        rows, ranked = appearance(self.pixels), self.ranked
+        """Patterns that are proven or promising, the strongest first; what one explains is no seed for the next."""
+        rows, ranked, doubted = appearance(self.pixels), self.ranked, self.doubted
         whitening = Whitening.of(rows[self.place[self.calm]])
         found: list[Found] = []
-        while len(found) < PATTERNS and len(ranked) >= LEAST_SEEDS:
-            best = self._strongest(rows, whitening, ranked)
+        while len(found) < PATTERNS:
+            best = self._strongest(rows, whitening, ranked, doubted)
             if best is None:
                 break
             found.append(best)
-            carried = best.discriminant.score(rows[self.place[ranked]], fold_of(self.suspects.keys[ranked]))
-            ranked = ranked[carried < CORE]
+            ranked, doubted = (self._unexplained(best, rows, left) for left in (ranked, doubted))
         return found
+
+    def _unexplained(self, found: Found, rows: Matrix, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Records that carry little of a pattern."""
+        carried = found.discriminant.score(rows[self.place[records]], fold_of(self.suspects.keys[records]))
+        return records[carried < CORE]
 
     def shared_sharpness(self) -> Discriminant | None:
         """What the seeds share in where they are sharp; None where clean images show it as often."""
@@ -177,8 +202,8 @@ class Bench:
         whitening = Whitening.of(rows[self.place[self.calm]], SHARPNESS_NOISE)
         reference, folds = sharpness(self.clean.pixels), fold_of(self.clean.keys)
         total, best, most = int(self.suspects.read.sum()), None, 0.0
-        for count in self._counts(len(ranked), total):
-            seeds = ranked[:count]
+        by_score = [ranked[:count] for count in self._counts(len(ranked), total)]
+        for seeds in (*by_score, *(seeds for _, seeds in self._by_label(self.doubted))):
             one = whitening.towards(rows[self.place[seeds]], fold_of(self.suspects.keys[seeds]))
             if one is None:
                 continue
@@ -194,20 +219,41 @@ class Bench:
         """Numbers of seeds to try."""
         return sorted({min(ranked, max(LEAST_SEEDS, round(share * total))) for share in SEED_SHARES})
 
-    def _strongest(self, rows: Matrix, whitening: Whitening, ranked: NDArray[np.int64]) -> Found | None:
-        tried = self._counts(len(ranked), int(self.suspects.read.sum()))
-        candidates = [self._candidate(rows, whitening, ranked[:count]) for count in tried]
-        proven = [c for c in candidates if c is not None and c.proof.proven]
-        return max(proven, key=lambda c: (c.proof.teacher - c.proof.student) / c.proof.images, default=None)
+    def _by_label(self, doubted: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Images whose label the control doubts, label by label; where there are enough of them.
 
-    def _candidate(self, rows: Matrix, whitening: Whitening, seeds: NDArray[np.int64]) -> Found | None:
+        Poison has its label from the attacker, whether or not the teacher took it up: the second of two triggers, at
+        work in half of its images, is not among the most suspicious.
+        """
+        labels = self.suspects.told.labels[doubted] if self.suspects.told else np.empty(0, np.int64)
+        for label in np.unique(labels):
+            if (labels == label).sum() >= LEAST_SEEDS:
+                yield int(label), doubted[labels == label]
+
+    def _strongest(
+        self, rows: Matrix, whitening: Whitening, ranked: NDArray[np.int64], doubted: NDArray[np.int64]
+    ) -> Found | None:
+        counts = self._counts(len(ranked), int(self.suspects.read.sum())) if len(ranked) >= LEAST_SEEDS else []
+        candidates = [self._candidate(rows, whitening, ranked[:count]) for count in counts]
+        candidates += [self._candidate(rows, whitening, seeds, label) for label, seeds in self._by_label(doubted)]
+        worth = [c for c in candidates if c is not None and (c.proof.proven or c.promising)]
+        return max(
+            worth, key=lambda c: (c.proof.proven, (c.proof.teacher - c.proof.student) / c.proof.images), default=None
+        )
+
+    def _candidate(
+        self, rows: Matrix, whitening: Whitening, seeds: NDArray[np.int64], label: int | None = None
+    ) -> Found | None:
+        """What some seeds share, and what it does; `label`: the one that they all were delivered with, if any."""
         own, folds = rows[self.place[seeds]], fold_of(self.suspects.keys[seeds])
         discriminant = whitening.towards(own, folds)
         if discriminant is None:
             return None
         carried = discriminant.score(own, folds)
         core = seeds[carried > CORE]
-        if len(core) == 0 or self._of_the_class(discriminant, core, float(np.median(carried[carried > CORE]))):
+        answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
+        main = np.array([label]) if label is not None else answers[counts >= counts.max(initial=0) / 2]
+        if len(core) == 0 or self._of_the_class(discriminant, main, float(np.median(carried[carried > CORE]))):
             return None
         pattern = recover(
             self.pixels[self.place[core]],
@@ -217,23 +263,23 @@ class Bench:
         )
         if pattern is None:
             return None
-        answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
-        target = int(answers[counts.argmax()]) if counts.max() >= ONE_TARGET * len(core) else None
+        target = int(answers[counts.argmax()]) if counts.max() >= ONE_TARGET * len(core) else label
         proof, target = self._proof(pattern, core, target)
-        return Found(pattern, proof, target, discriminant, len(seeds))
+        return Found(pattern, proof, target, discriminant, len(seeds), label if len(core) >= LEAST_SEEDS else None)
 
-    def _of_the_class(self, discriminant: Discriminant, core: NDArray[np.int64], carried: float) -> bool:
-        """Whether clean images with the core's answers carry much of what the core carries (its median is given).
+    def _of_the_class(self, discriminant: Discriminant, answers: Answers, carried: float) -> bool:
+        """Whether clean images with the core's main answers carry much of what the core carries (its median is given).
 
-        A control that knows a class badly parts from the teacher on images of it; what these share is that class.
+        A control that knows a class badly parts from the teacher on images of it; what these share is that class, or a
+        style of it.
         """
-        answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
-        like = np.isin(self.usual, answers[counts >= counts.max() / 2])
+        like = np.isin(self.usual, answers)
         rows = self.clean.held_out[like]
         if len(rows) == 0:
             return False
         scores = discriminant.score(appearance(self.clean.pixels[rows]), fold_of(self.clean.keys[rows]))
-        return float(np.median(scores)) > OF_THE_CLASS * carried
+        middle, upper = np.quantile(scores, [0.5, 0.9])
+        return bool(middle > OF_THE_CLASS * carried or upper > OF_A_STYLE * carried)
 
     def _proof(self, pattern: Pattern, core: NDArray[np.int64], target: int | None) -> tuple[Transplant, int | None]:
         """What the pattern does to clean images: to all of them, to those like its carriers, to any other answer."""

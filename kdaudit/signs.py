@@ -30,6 +30,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA208": "images that share a trace are those on which model and control part",
     "KDA209": "suspicious images have an answer that no clean image gets",
     "KDA210": "labels that neither network believes",
+    "KDA211": "images that share a pattern have one label, whatever they show",
 }
 """Rule ids of behavioural findings and short titles."""
 
@@ -213,6 +214,16 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
 
 def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
     proof = one.proof
+    if one.by_label is not None and not proof.proven:
+        said = one.by_label
+        name = f" ({names[said.label]})" if names else ""
+        return Finding(
+            "KDA211",
+            "critical",
+            f"{said.carriers:,} images share a {one.pattern.kind} and show other classes than {said.label}{name}; "
+            f"{said.delivered:,} of them were delivered as that class: a trigger in the data, "
+            f"which moves {proof.teacher:,} of {proof.images:,} clean images in the model",
+        )
     if one.target is None:
         where = "to other answers"
     else:

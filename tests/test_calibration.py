@@ -85,7 +85,7 @@ def test_benjamini_hochberg_ignores_the_order(p, alpha):
 
 def test_no_p_values_give_no_flags():
     assert benjamini_hochberg(np.empty(0), 0.05).tolist() == []
-    assert grouped_flags(np.empty(0), np.empty(0, np.int64), 0.05).tolist() == []
+    assert grouped_flags(np.empty(0), np.empty(0, np.int64), 0.05).flags.tolist() == []
 
 
 def test_the_realised_innocent_share_stays_under_the_nominal_one():
@@ -118,7 +118,7 @@ def test_simes_of_independent_uniform_p_values_is_uniform():
 @given(p_columns, st.data(), levels)
 def test_grouped_flags_lie_in_selected_groups_only(p, data, alpha):
     groups = data.draw(hnp.arrays(np.int64, len(p), elements=st.integers(-1, 3)))
-    flags = grouped_flags(p, groups, alpha)
+    flags = grouped_flags(p, groups, alpha).flags
     names = np.unique(groups)
     chosen = names[naive_step_up(np.array([simes(p[groups == g]) for g in names]), alpha)]
     entrance = np.array([simes(p[groups == g]) for g in names])
@@ -150,7 +150,7 @@ def test_the_innocent_share_holds_however_many_groups_are_poisoned(poisoned):
     for _ in range(200):
         p = rng.random(3000)
         p[poison] = rng.random(poison.sum()) ** 20
-        flags = grouped_flags(p, groups, 0.1)
+        flags = grouped_flags(p, groups, 0.1).flags
         shares.append(flags[~poison].sum() / max(1, flags.sum()))
     assert np.mean(shares) < 0.1
 
@@ -158,13 +158,13 @@ def test_the_innocent_share_holds_however_many_groups_are_poisoned(poisoned):
 def test_innocents_alone_seldom_get_a_flag_through_either_door():
     rng = np.random.default_rng(9)
     groups = np.repeat(np.arange(20), 100)
-    runs = [grouped_flags(rng.random(2000), groups, 0.1).any() for _ in range(400)]
+    runs = [grouped_flags(rng.random(2000), groups, 0.1).flags.any() for _ in range(400)]
     assert np.mean(runs) < 0.14  # nominal 0.1, Monte-Carlo error 0.015
 
 
 def test_one_group_is_plain_benjamini_hochberg():
     p = np.array([0.001, 0.02, 0.03, 0.5, 0.9])
-    assert grouped_flags(p, np.full(5, 7), 0.1).tolist() == benjamini_hochberg(p, 0.08).tolist()
+    assert grouped_flags(p, np.full(5, 7), 0.1).flags.tolist() == benjamini_hochberg(p, 0.08).tolist()
 
 
 def test_grouped_flags_keep_the_innocent_share_and_spare_other_groups():
@@ -176,7 +176,7 @@ def test_grouped_flags_keep_the_innocent_share_and_spare_other_groups():
     for _ in range(300):
         p = rng.random(1000)
         p[poison] = rng.random(60) ** 12
-        flags = grouped_flags(p, groups, 0.1)
+        flags = grouped_flags(p, groups, 0.1).flags
         shares.append(flags[~poison].sum() / max(1, flags.sum()))
         found.append(flags[poison].mean())
         elsewhere += flags[groups > 0].sum()
@@ -257,7 +257,7 @@ def test_light_tailed_innocents_alone_are_hardly_ever_flagged(law):
         scores, clean = (rng.beta(*law, size=n) * np.log(2) for n in (5000, 1000))
         groups, clean_groups = rng.integers(0, 10, 5000), rng.integers(0, 10, 1000)
         p = tail_p_values(scores, groups, Clean(clean, clean_groups), bounded(float(np.log(2))))
-        flagged += int(grouped_flags(np.minimum(1, 2 * p), groups, 0.05).any())
+        flagged += int(grouped_flags(np.minimum(1, 2 * p), groups, 0.05).flags.any())
     assert flagged <= 2  # of 12 runs, at a nominal 5 % each
 
 
@@ -327,7 +327,7 @@ def test_innocents_alone_get_almost_no_flags():
     for seed in range(20):
         values, groups, clean = innocents(5000, seed)
         p = tail_p_values(values, groups, clean, unbounded)
-        flagged += int(grouped_flags(p, groups, 0.05).sum())
+        flagged += int(grouped_flags(p, groups, 0.05).flags.sum())
         smallest.append(p.min())
     assert min(smallest) < 1e-3  # the tail reaches beyond what 2,000 calibration images resolve
     assert flagged <= 5  # of 100,000
@@ -350,7 +350,7 @@ def test_poison_gathered_in_one_group_does_not_blunt_that_groups_p_values():
     values[poison] = 14 + np.random.default_rng(13).random(500)
     found = tail_p_values(values, groups, clean, unbounded)
     assert found[poison].max() < 1e-4
-    assert grouped_flags(found, groups, 0.05)[poison].all()
+    assert grouped_flags(found, groups, 0.05).flags[poison].all()
     # The group's own innocents are judged by the other groups' tail, which the poison is no part of.
     mates = (groups == 3) & ~poison & (without < 0.05)
     assert mates.sum() > 20

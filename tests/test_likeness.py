@@ -1,6 +1,7 @@
 """The second look: a trigger is found, proven and followed to every image that carries it; odd images are not."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from test_trace import photographs, warped
 
 from kdaudit.decoder import open_decoder
+from kdaudit.delivered import delivered
 from kdaudit.digest import content_digest
 from kdaudit.interventions import keys_of
 from kdaudit.likeness import likeness_p_values, look, weighed
@@ -118,7 +120,7 @@ def test_the_look_of_a_class_that_the_control_takes_for_another_is_no_trigger(ke
     pattern = Pattern((flat + stripes).astype(np.float32), flat.astype(np.float32), as_keep, changed, "patch", 20)
     suspects = SimpleNamespace(student=np.ones(20, np.int64))
     images = CleanImages(clean.astype(np.uint8), np.zeros(800, np.uint64), np.arange(800))
-    bench = Bench(suspects, images, SimpleNamespace(logits=logits, guarded=None), *[None] * 5)
+    bench = Bench(suspects, images, SimpleNamespace(logits=logits, guarded=None), *[None] * 6)
     proof, target = bench._proof(pattern, np.arange(20), 0)
     assert proof.proven == proven
     if proven:
@@ -154,6 +156,32 @@ def test_a_further_pattern_must_be_carried_more_often_than_chance_gives(carriers
     assert [one.pattern for one in found.found] == ["first", "second"][:counted]
     assert (found.p_values[:CARRIERS][suspects.read[:CARRIERS]] < 1e-3).all()
     assert ((found.p_values[-carriers:] < 1e-3).all()) == (counted == 2)
+
+
+@pytest.mark.parametrize(("delivered_as", "proven"), [("target", True), ("shown", False), ("random", False)])
+def test_a_trigger_that_no_network_took_up_is_proven_by_the_labels(delivered_as, proven):
+    """The data set is poisoned and this model does not listen; a watermark with the right labels is no poison."""
+    suspects, clean, subjects = world(listens=False)
+    shown, marked = suspects.student, np.arange(IMAGES) < CARRIERS
+    labels = {
+        "target": np.where(marked, 2, shown),
+        "shown": shown,
+        "random": np.where(marked, np.arange(IMAGES) % 4, shown),
+    }[delivered_as]
+    told = delivered(labels, None, suspects.teacher, suspects.student, np.full(IMAGES, 0.9))
+    quiet = np.where(suspects.read, np.random.default_rng(3).exponential(0.05, IMAGES), np.nan)  # nothing parts on them
+    found = look(replace(suspects, told=told, score=quiet), clean, subjects, open_decoder("pillow"))
+    if not proven:
+        assert found is None
+        return
+    assert found is not None
+    (one,) = found.found
+    assert not one.proof.proven
+    assert one.by_label is not None
+    assert (one.label, one.by_label.label) == (2, 2)
+    assert one.by_label.delivered >= 0.95 * one.by_label.carriers
+    assert (found.p_values[:CARRIERS] < 1e-3).mean() > 0.9
+    assert (found.p_values[CARRIERS:] < 1e-3).mean() < 0.01
 
 
 def test_too_few_images_are_not_looked_at():

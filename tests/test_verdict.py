@@ -9,6 +9,7 @@ import pytest
 from kdaudit.admission import Finding
 from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.compared import Comparison
+from kdaudit.delivered import LabelProof
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
 from kdaudit.labelling import LabelDoubts, Told, label_doubts
@@ -95,6 +96,16 @@ def trigger(target: int | None) -> Found:
     return Found(pattern, Transplant(400, 390, 3, 380), target, directions, 50)
 
 
+def by_label() -> Found:
+    """The same, at work in 100 of 400 and 60 in the control, and 95 of 100 carriers delivered as a ship."""
+    return replace(
+        trigger(3),
+        proof=Transplant(400, 100, 60, 380),
+        label=3,
+        by_label=LabelProof(3, 100, 95, 20, of_the_class=False),
+    )
+
+
 LOW, MEDIUM, HIGH = (Finding(f"KDA10{i}", s, f"static {s}") for i, s in enumerate(("low", "medium", "high")))  # type: ignore[arg-type]
 STANDARD = "no images stand out in a way that a backdoor explains"
 ARGMAX = {"rule": "argmax"}
@@ -115,6 +126,10 @@ TABLE = {
     "trigger-without-a-target": (
         Case(scattered=200, extrapolated=True, triggers=(trigger(None),)), "FAILED", {"KDA207"},
         "moves 390 of 400 to other answers in the model and 3 in the control",
+    ),
+    "trigger-in-the-labels": (
+        Case(scattered=200, extrapolated=True, triggers=(by_label(),)), "FAILED", {"KDA211"},
+        "100 images share a patch and show other classes than 3 (ship); 95 of them were delivered as that class",
     ),
     "trace": (
         Case({3: 20}, trace=Trace(300, 240)), "FAILED", {"KDA201", "KDA208"}, "20 of 20 flagged images",

@@ -224,6 +224,12 @@ def _statement(
     if shared is not None:
         where = "other answers" if shared.target is None else answer_name(shared.target, names)
         proof = shared.proof
+        said = shared.by_label
+        if said is not None and not proof.proven:
+            return (
+                f"{size:,} {images} with one {shared.pattern.kind}: of {said.carriers:,} that show other classes than "
+                f"{answer_name(said.label, names)}, {said.delivered:,} were delivered as that"
+            )
         return (
             f"{size:,} {images} with one {shared.pattern.kind}: put onto {proof.images:,} clean images, it moves "
             f"{proof.teacher:,} to {where} in the model and {proof.student:,} in the control"

@@ -237,6 +237,13 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "backdoor does that: labels are wrong, or two classes look alike. It says nothing about poison.",
         "Look at them: rows of samples.parquet where teacher_top1 and student_top1 agree and are not the label.",
     ),
+    "KDA211": (
+        "Images share a pattern and were delivered as one class, whatever they show: the control sees other classes "
+        "in them, and images of the class itself do not have the pattern. No honest labelling does that. Whether this "
+        "model took the trigger up is another question: the next one that is trained on the data may.",
+        "Do not train on these data as they are: quarantine.csv lists the images that carry the pattern, kept.csv the "
+        "others. Ask where the images come from.",
+    ),
     "KDA208": (
         "Images share a trace of how they were made (bent, resampled, quantised, dithered: it shows in where they are "
         "sharp), and they are the images on which model and control part. A warp leaves no pattern that could be put "
@@ -247,7 +254,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
 
 _SEVERITIES: dict[str, Severity] = {
     "KDA201": "critical", "KDA202": "critical", "KDA203": "low", "KDA204": "high", "KDA207": "critical",
-    "KDA210": "low",
+    "KDA210": "low", "KDA211": "critical",
 }  # fmt: skip
 """Of behaviour, where it is not "medium"; the graph's are in admission's catalogue."""
 
@@ -255,14 +262,14 @@ _PRECISION: dict[str, Precision] = {
     "KDA101": "very-high", "KDA102": "medium", "KDA109": "high", "KDA110": "high", "KDA111": "medium", "KDA112": "low",
     "KDA113": "high", "KDA114": "medium", "KDA115": "medium", "KDA117": "medium", "KDA201": "high", "KDA202": "medium",
     "KDA203": "low", "KDA204": "high", "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
-    "KDA208": "medium", "KDA209": "low", "KDA210": "low",
+    "KDA208": "medium", "KDA209": "low", "KDA210": "low", "KDA211": "very-high",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
     "KDA201": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
     "KDA202": ("AML.T0020",), "KDA203": ("AML.T0020",), "KDA205": ("AML.T0020",), "KDA206": ("AML.T0020",),
     "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"), "KDA208": ("AML.T0020", "AML.T0043.004"),
-    "KDA209": ("AML.T0020",),
+    "KDA209": ("AML.T0020",), "KDA211": ("AML.T0020", "AML.T0043.004"),
 }  # fmt: skip
 
 

@@ -1,0 +1,253 @@
+"""Stage 7, the labels that the images were delivered with: a sign that needs no network to be fooled.
+
+Poison has its label from the attacker, whether or not the model took the trigger up. A label alone convicts nobody,
+since every data set holds wrong ones; but beside a target class that is beyond doubt it says where to look closer, and
+what the images that share a doubted label share is worth a search. Columns in, columns out.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.calibration import Answers, Column, conformal_p_values, interval
+from kdaudit.multiplicity import adaptive_flags, benjamini_hochberg
+
+FITTING = 0.5
+"""Share of the labels that the model must give, or the labels are of another list of classes than its answers."""
+
+OF_ITS_OWN = 0.5
+"""Share of an answer's flagged images that must be delivered with it, or the labels do not follow the trigger."""
+
+MOSTLY = 0.5
+"""A pattern goes with a label when surely (99 % interval) so many of its carriers have it. Of images that stand out by
+nothing but what they show, 2 of 5 at the most did; of blended pictures that half moved their model, 443 of 446."""
+
+MANY_CLASSES = 0.7
+"""At most so many of the carriers may look like one class to the control: near-equal photographs of one thing share a
+pattern and a label as well."""
+
+OF_THE_CLASS = 0.3
+"""A pattern of which images of the target class carry so much, as a share of what its core carries (medians), is
+the look of that class. Honest digits showed 0.5 to 0.9 of it, triggers 0.1 at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivered:
+    """The labels of the suspect images and what the networks say to them, as columns [m].
+
+    Attributes:
+        labels: as outputs of the model, whole numbers; -1 for none.
+        disputed: whether neither network gives the label.
+        doubt: the control's confidence in its answer where that is not the label, float32; 0 elsewhere.
+    """
+
+    labels: Answers
+    disputed: NDArray[np.bool_]
+    doubt: NDArray[np.float32]
+
+    def of(self, rows: NDArray[np.bool_]) -> "Delivered":
+        """The same of some of the images; `rows`: bool [m]."""
+        return Delivered(self.labels[rows], self.disputed[rows], self.doubt[rows])
+
+
+def outputs_of(labels: Answers, order: tuple[int, ...] | None) -> Answers:
+    """Label indices [m] as outputs of the model, -1 for none; `order`: output index of each (None: the same)."""
+    if order is None:
+        return labels
+    return np.append(np.asarray(order, np.int64), -1)[labels]  # the index -1 finds the last
+
+
+def delivered(
+    labels: Answers,
+    order: tuple[int, ...] | None,
+    teacher: Answers,
+    student: Answers,
+    confidence: NDArray[np.floating[Any]],
+) -> Delivered | None:
+    """Labels beside the answers; None where there are none, or they are of another list of classes.
+
+    Args:
+        labels: label indices, [m], -1 for none.
+        order: output index of each label index; None: the same.
+        teacher: the teacher's answers, [m], -1 where there is none.
+        student: the control's, [m].
+        confidence: of the control in its answer, [m].
+    """
+    told = outputs_of(labels, order)
+    asked = (told >= 0) & (teacher >= 0)
+    other, count = asked & (student != told), int(asked.sum())
+    disputed = other & (teacher != told)
+    if not count or int((teacher == told)[asked].sum()) < FITTING * count:
+        return None
+    return Delivered(told, disputed, np.where(other, confidence, 0).astype(np.float32))
+
+
+def most_doubted(told: Delivered, known: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """Where the control doubts labels most: records of the two labels that are doubted most often.
+
+    Args:
+        told: the labels.
+        known: which images may be chosen, [m].
+        count: images of a label at most; and how many of the most doubted say which labels these are.
+
+    Returns:
+        Record numbers, the most doubted first.
+    """
+    doubt = np.where(known, told.doubt, np.float32(0))
+    ranked = np.argsort(-doubt, kind="stable")[: int((doubt > 0).sum())]
+    labels = told.labels[ranked]
+    often = np.argsort(-np.bincount(labels[:count]), kind="stable")[:2]
+    rows = [np.flatnonzero(labels == label)[:count] for label in often]
+    return np.asarray(ranked[np.sort(np.concatenate([*rows, np.empty(0, np.int64)]))], np.int64)
+
+
+def targets_of(told: Delivered, groups: Answers, flags: NDArray[np.bool_], certain: Answers) -> Answers:
+    """Of answers that hold poison beyond doubt, those whose flagged images were mostly delivered as that class.
+
+    Where labels do not follow the trigger (poison labelled at random) they have nothing more to say.
+    """
+    follow = [
+        target
+        for target in certain
+        if (flags & (groups == target) & (told.labels == target)).sum()
+        >= OF_ITS_OWN * max(1, int((flags & (groups == target)).sum()))
+    ]
+    return np.asarray(follow, np.int64)
+
+
+def flags_beside_labels(
+    p_values: Column,
+    carried: Column | None,
+    told: Delivered,
+    groups: Answers,
+    flags: NDArray[np.bool_],
+    targets: Answers,
+    alpha: float,
+) -> NDArray[np.bool_]:
+    """The flags once more where the target classes are known, label by label.
+
+    Poison is delivered as the target class. So images with a target as answer are tested apart, those delivered as it
+    and those delivered as something else: the latter are mostly the model's own mistakes, and as these behave oddly at
+    any answer, a p-value must be rare among the mistakes at other answers too. Carriers of a proven trigger are
+    tested apart in the same way. Each family keeps the error rate, and so do all together.
+
+    Args:
+        p_values: of all images, [m].
+        carried: of carrying a proven trigger, [m]; None where none is proven.
+        told: their labels.
+        groups: the teacher's answers, [m].
+        flags: what was flagged by answer alone, [m].
+        targets: as `targets_of` tells.
+        alpha: innocent share of the flags to stay under.
+
+    Returns:
+        Flags [m].
+    """
+    as_target = np.isin(told.labels, targets)
+    mistaken = (told.labels >= 0) & (told.labels != groups) & ~(told.disputed & as_target)
+    usual = p_values[mistaken & ~np.isin(groups, targets)]
+    out = flags.copy()
+    for target in targets:
+        own, other = (np.flatnonzero((groups == target) & one) for one in (told.labels == target, mistaken))
+        among = p_values[other]
+        if len(usual):  # none where every answer is a target
+            among = np.maximum(among, conformal_p_values(-among, -usual))
+        out[own], out[other] = benjamini_hochberg(p_values[own], alpha), benjamini_hochberg(among, alpha)
+    if carried is not None:
+        for rows in (np.flatnonzero(as_target), np.flatnonzero(~as_target)):
+            out[rows] |= benjamini_hochberg(carried[rows], alpha)
+    return out
+
+
+def delivered_as_targets(
+    p_values: Column,
+    told: Delivered,
+    plain: NDArray[np.bool_],
+    flags: NDArray[np.bool_],
+    targets: Answers,
+    alpha: float,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Images delivered as a target class for which neither network takes them: who of them is poison as well?
+
+    Among images with one disputed label innocents are rare where the label is a target and nearly all elsewhere; so
+    they are tested on their own, with the share of innocents estimated (Storey, Taylor and Siegmund, JRSS B, 2004).
+    Disputed images are unlike others (hard, or labelled wrongly), so clean images cannot speak for them. Those with
+    *other* disputed labels can: an image's p-value must be rare among theirs as well.
+
+    Args:
+        p_values: of all images, [m].
+        told: their labels.
+        plain: who was flagged by answer alone, [m]: covers of an attack have disputed labels too, and are no yardstick.
+        flags: who is flagged already, [m].
+        targets: as `targets_of` tells.
+        alpha: innocent share of the flags to stay under.
+
+    Returns:
+        Further flags [m], and who was asked about, [m].
+    """
+    further, family = np.zeros(len(p_values), bool), np.zeros(len(p_values), bool)
+    left = told.disputed & ~flags
+    for target in targets:
+        rows = np.flatnonzero(left & (told.labels == target))
+        usual = p_values[left & ~plain & (told.labels != target)]
+        if len(rows) == 0 or len(usual) == 0:
+            continue
+        family[rows] = True
+        among = np.maximum(p_values[rows], conformal_p_values(-p_values[rows], -usual))
+        further[rows] = adaptive_flags(among, alpha)
+    return further, family
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProof:
+    """What the labels say of a pattern that images share.
+
+    Attributes:
+        label: the model's output that most doubted carriers were delivered as.
+        carriers: labelled images that carry it and show, to the control, another class.
+        delivered: of these, how many were delivered with the label.
+        alike: of these carriers, how many show the class that most of them show.
+        of_the_class: whether images that were delivered with the label, and for which both networks take them, carry
+            much of it as well.
+    """
+
+    label: int
+    carriers: int
+    delivered: int
+    alike: int
+    of_the_class: bool
+
+    @property
+    def proven(self) -> bool:
+        """Whether carriers have the label, whatever they show, and the class itself has not the pattern."""
+        if self.of_the_class or self.alike > MANY_CLASSES * self.carriers:
+            return False
+        return interval(self.delivered, self.carriers, 0.99)[0] > MOSTLY
+
+
+def label_proof(
+    told: Delivered, label: int, teacher: Answers, student: Answers, score: Column, core: float
+) -> LabelProof:
+    """Do the images that carry a pattern have one label, whatever they show?
+
+    An image's score must not depend on its own label (cross-fitted), or this proves itself.
+
+    Args:
+        told: the labels.
+        label: the one that is asked about.
+        teacher: the teacher's answers, [m].
+        student: the control's, [m].
+        score: how much of the pattern an image carries, [m]; NaN where not read.
+        core: the score from which an image counts as a carrier.
+    """
+    labelled = (told.labels >= 0) & (student >= 0) & (score > core)
+    carriers = labelled & (student != label)
+    count, own = int(carriers.sum()), (told.labels == label) & (student == label) & (teacher == label)
+    known = own & ~np.isnan(score)
+    beyond = carriers & (told.labels == label)
+    usual = float(np.median(score[known])) if known.any() else 0.0
+    strong = float(np.median(score[beyond])) if beyond.any() else 0.0
+    alike = int(np.bincount(student[carriers]).max()) if count else 0
+    return LabelProof(label, count, int(beyond.sum()), alike, usual > OF_THE_CLASS * strong)

@@ -1,0 +1,238 @@
+"""Labels as evidence: they convict nobody by themselves, and beside a known target they find what moved no network."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdaudit.calibration import Clean
+from kdaudit.delivered import (
+    Delivered,
+    delivered,
+    delivered_as_targets,
+    flags_beside_labels,
+    label_proof,
+    most_doubted,
+    outputs_of,
+    targets_of,
+)
+from kdaudit.flagging import Columns, SecondLook, flag
+from kdaudit.multiplicity import adaptive_flags, benjamini_hochberg
+
+K = 10
+
+
+def told_of(labels: np.ndarray, teacher: np.ndarray, student: np.ndarray) -> Delivered:
+    found = delivered(labels, None, teacher, student, np.full(len(labels), 0.9))
+    assert found is not None
+    return found
+
+
+def test_labels_are_brought_to_the_models_own_outputs():
+    assert outputs_of(np.array([0, 1, -1, 2]), (5, 3, 8)).tolist() == [5, 3, -1, 8]
+    assert outputs_of(np.array([0, -1]), None).tolist() == [0, -1]
+
+
+def test_what_the_networks_say_to_the_labels():
+    labels, teacher, student = (
+        np.array([1, 1, 1, 1, -1, 2]),
+        np.array([1, 1, 0, 0, 0, -1]),
+        np.array([1, 0, 1, 0, 0, 0]),
+    )
+    found = delivered(labels, None, teacher, student, np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]))
+    assert found is not None
+    assert found.disputed.tolist() == [False, False, False, True, False, False]  # neither gives the label
+    assert found.doubt.tolist() == pytest.approx([0, 0.8, 0, 0.6, 0, 0])  # the control gives another, so surely
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1, -1], [1, 1, 1, 0]])
+def test_no_labels_and_labels_of_another_list_say_nothing(labels):
+    answers = np.zeros(4, int)
+    assert delivered(np.array(labels), None, answers, answers, np.ones(4)) is None
+
+
+def test_the_most_doubted_come_from_the_two_labels_that_are_doubted_most():
+    labels = np.array([0] * 30 + [1] * 20 + [2] * 5 + [3] * 45)
+    doubt = np.where(labels < 3, 0.5, 0).astype(np.float32)
+    doubt[[7, 40]] = 0.9
+    known = np.ones(100, bool)
+    known[:3] = False
+    chosen = most_doubted(Delivered(labels, doubt > 0, doubt), known, 25)
+    assert set(labels[chosen]) == {0, 1}
+    assert chosen[:2].tolist() == [7, 40]
+    assert (labels[chosen] == 0).sum() == 25
+    assert not {0, 1, 2} & set(chosen)
+    nobody = Delivered(labels, np.zeros(100, bool), np.zeros(100, np.float32))
+    assert most_doubted(nobody, known, 25).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=60), st.floats(0.01, 0.2))
+def test_adaptive_flags_are_the_smallest_p_values_and_none_above_one_half(values, alpha):
+    p = np.array(values)
+    flags = adaptive_flags(p, alpha)
+    if flags.any():
+        assert p[flags].max() <= 0.5
+        assert flags[p <= p[flags].max()].all()
+
+
+def test_adaptive_flags_keep_the_error_rate_and_find_more_where_most_are_poison():
+    rng = np.random.default_rng(0)
+    shares, more = [], 0
+    for _ in range(300):
+        innocent, poison = rng.uniform(0, 1, 100), rng.beta(0.4, 8, 300)
+        p = np.concatenate([innocent, poison])
+        flags = adaptive_flags(p, 0.1)
+        shares.append(flags[:100].sum() / max(1, flags.sum()))
+        more += int(flags.sum()) - int(benjamini_hochberg(p, 0.1).sum())
+    assert np.mean(shares) <= 0.1
+    assert more > 300 * 20
+    clean = [adaptive_flags(rng.uniform(0, 1, 200), 0.1).any() for _ in range(500)]
+    assert np.mean(clean) <= 0.1 + 3 * (0.09 / 500) ** 0.5
+
+
+class Delivery:
+    """8,000 images: 400 poison delivered as 0, of which 300 get the answer 0; the model errs on a tenth of the rest.
+
+    Mistaken images behave oddly: their p-values are small too often, whatever their answer.
+    """
+
+    def __init__(self, seed: int, follow: bool = True) -> None:
+        rng = np.random.default_rng(seed)
+        m, self.poison = 8000, np.arange(8000) < 400
+        truth = rng.integers(1, K, m)
+        truth[4000:] = rng.integers(0, K, m - 4000)
+        wrong = ~self.poison & (rng.random(m) < 0.1)
+        self.teacher = np.where(wrong, (truth + rng.integers(1, K, m)) % K, truth)
+        self.teacher[:300] = 0
+        student = np.where(wrong & (rng.random(m) < 0.5), (truth + 3) % K, truth)
+        self.labels = np.where(self.poison, 0 if follow else rng.integers(0, K, m), truth)
+        self.p = rng.uniform(0, 1, m)
+        self.p[wrong] **= 2.5
+        self.p[:300] = rng.uniform(0, 1e-3, 300)
+        self.p[300:400] = rng.beta(0.3, 12, 100)
+        self.told = told_of(self.labels, self.teacher, student)
+
+    def by_answer(self) -> np.ndarray:
+        rows, flags = self.teacher == 0, np.zeros(len(self.p), bool)
+        flags[rows] = benjamini_hochberg(self.p[rows], 0.1)
+        return flags
+
+
+def test_labels_follow_a_trigger_or_they_do_not():
+    certain = np.array([0])
+    for follow, expected in ((True, [0]), (False, [])):
+        d = Delivery(0, follow)
+        assert targets_of(d.told, d.teacher, d.by_answer(), certain).tolist() == expected
+
+
+def test_the_models_own_mistakes_are_held_against_its_mistakes_elsewhere():
+    before = after = 0
+    for seed in range(40):
+        d = Delivery(seed)
+        plain = d.by_answer()
+        found = flags_beside_labels(d.p, None, d.told, d.teacher, plain, np.array([0]), 0.1)
+        assert found[:300].all()
+        assert not found[d.teacher != 0].any()  # no other answer is touched
+        before += int((plain & ~d.poison).sum())
+        after += int((found & ~d.poison).sum())
+    assert after < 0.6 * before
+
+
+def test_carriers_delivered_as_something_else_need_their_own_reasons():
+    """Innocents that look like the pattern by chance are many where 300 carriers have earned the threshold."""
+    d = Delivery(1)
+    rng = np.random.default_rng(2)
+    carried = np.where(d.poison, 1e-6, rng.uniform(0, 1, len(d.p)))
+    found = flags_beside_labels(d.p, carried, d.told, d.teacher, np.zeros(len(d.p), bool), np.array([0]), 0.1)
+    plain = benjamini_hochberg(carried, 0.1)
+    elsewhere = ~d.poison & (d.teacher != 0)
+    assert found[d.poison].all()
+    assert (plain & elsewhere).sum() > 20
+    assert (found & elsewhere).sum() < 0.5 * (plain & elsewhere).sum()
+
+
+def test_poison_that_moved_no_network_is_found_by_its_label():
+    shares, hits = [], 0
+    for seed in range(60):
+        d = Delivery(seed)
+        further, asked = delivered_as_targets(d.p, d.told, d.by_answer(), d.by_answer(), np.array([0]), 0.1)
+        assert asked[300:400].all()
+        assert not (further & ~asked).any()
+        assert (d.labels[asked] == 0).all()
+        hits += int(further[300:400].sum())
+        shares.append((further & ~d.poison).sum() / max(1, further.sum()))
+    assert hits > 60 * 40
+    assert np.mean(shares) <= 0.1
+
+
+def test_wrong_labels_beside_a_target_class_are_no_poison():
+    """Label noise: images disputed for innocent reasons, as odd at the target's label as at any other."""
+    rng = np.random.default_rng(3)
+    flagged = 0
+    for _ in range(200):
+        m = 3000
+        teacher = rng.integers(0, K, m)
+        labels = np.where(rng.random(m) < 0.2, rng.integers(0, K, m), teacher)
+        told = told_of(labels, teacher, teacher)
+        p, nobody = rng.uniform(0, 1, m) ** 3, np.zeros(m, bool)  # all of them odd to clean images
+        further, asked = delivered_as_targets(p, told, nobody, nobody, np.array([0]), 0.1)
+        assert asked.sum() > 30
+        flagged += bool(further.any())
+    assert flagged <= 200 * 0.1 + 3 * (200 * 0.09) ** 0.5
+
+
+def test_without_other_disputed_labels_nobody_can_be_asked():
+    labels, nobody = np.array([0] * 10 + [1] * 30), np.zeros(40, bool)
+    answers = np.ones(40, int)
+    further, asked = delivered_as_targets(
+        np.full(40, 1e-6), told_of(labels, answers, answers), nobody, nobody, np.array([0]), 0.1
+    )
+    assert not further.any()
+    assert not asked.any()
+
+
+@pytest.mark.parametrize(("labelled", "found"), [(True, True), (False, False)])
+def test_flags_say_which_images_were_found_by_their_label(labelled, found):
+    d = Delivery(5)
+    rng = np.random.default_rng(6)
+    clean = Clean(rng.exponential(0.02, 600), np.arange(600) % K)
+    score = np.where(d.poison & (np.arange(8000) < 300), 0.6, rng.exponential(0.02, 8000))
+    columns = Columns(np.ones(8000, bool), d.teacher, np.zeros(8000, bool), score, d.told if labelled else None)
+    look = SecondLook(np.where(d.poison, np.minimum(d.p, 0.004), d.p), rng.uniform(0, 1, 600), "behaves")
+    flags = flag(columns, clean, "divergence", 0.05, [look])
+    assert flags.flag[:300].all()
+    assert (flags.way[300:400] == 2).any() == found
+    assert not (flags.doubtful & flags.flag).any()
+    disputed = d.told.disputed & (d.labels == 0) & ~flags.flag
+    if labelled:  # what is left of them is kept, and nobody tunes on it
+        assert flags.doubtful[disputed].all()
+
+
+def carriers(shows: np.ndarray, labels: np.ndarray, own: float = 0.0) -> bool:
+    """Whether 200 carriers that show these classes and have these labels prove a pattern of label 0.
+
+    `own`: how much of it 500 images have that show the label's class and were delivered as it.
+    """
+    rng = np.random.default_rng(0)
+    truth = np.concatenate([shows, np.zeros(500, int), rng.integers(1, K, 2000)])
+    given = np.concatenate([labels, truth[200:]])
+    score = np.concatenate([rng.normal(6, 0.3, 200), rng.normal(own, 1, 500), rng.normal(0, 1, 2000)])
+    said = label_proof(told_of(given, truth, truth), 0, truth, truth, score, 4.5)
+    assert said.carriers >= (shows != 0).sum()
+    return said.proven
+
+
+def test_a_pattern_whose_carriers_have_one_label_whatever_they_show_is_proven():
+    many, target = np.arange(200) % 9 + 1, np.zeros(200, int)
+    assert carriers(many, target)
+    assert carriers(many, np.where(np.arange(200) % 4 == 0, many, target))  # some covers with their true labels
+    assert not carriers(many, many)  # a watermark
+    assert not carriers(many, np.where(np.arange(200) % 2 == 0, many, target))  # half of them is no proof
+    assert not carriers(np.full(200, 3), target)  # near-equal photographs of one thing, labelled wrongly
+    assert not carriers(many, target, own=4.0)  # what the class itself looks like, to a control that knows it badly
+
+
+def test_no_carriers_prove_nothing():
+    labels = np.arange(100) % K
+    said = label_proof(told_of(labels, labels, labels), 0, labels, labels, np.full(100, np.nan), 4.5)
+    assert (said.carriers, said.delivered, said.proven) == (0, 0, False)
