@@ -28,7 +28,8 @@ from kdaudit.discriminant import (
 from kdaudit.rereading import gather
 from kdaudit.sample import Decoder, Source
 from kdaudit.trace import OFTEN, RARE
-from kdaudit.trigger import NATIVE, Pattern, Transplant, recover, transplant
+from kdaudit.transplant import NATIVE, HeldOut, Transplant, put_onto, transplant
+from kdaudit.trigger import Pattern, recover
 
 SEED_SHARES = (0.002, 0.01, 0.04)
 """Shares of the images that are tried as seeds: too few hold no pattern, too many drown a rare one in innocents."""
@@ -137,7 +138,7 @@ class Bench:
         calm: record numbers of calm images, int64.
         ranked: record numbers of the most suspicious ones, the most suspicious first, int64.
         doubted: record numbers of those whose label the control doubts, the most doubted first, int64.
-        usual: the teacher's answers to the held-out clean images.
+        held_out: the held-out clean images, and what both networks say of them.
     """
 
     suspects: Suspects
@@ -148,7 +149,7 @@ class Bench:
     calm: NDArray[np.int64]
     ranked: NDArray[np.int64]
     doubted: NDArray[np.int64]
-    usual: Answers
+    held_out: HeldOut
 
     @classmethod
     def of(
@@ -172,11 +173,9 @@ class Bench:
         wanted = np.zeros(len(known), bool)
         wanted[calm] = wanted[ranked] = wanted[doubted] = True
         pixels = gather(suspects.source, decoder, subjects.preprocess.geometry, wanted, on_image)
-        held_out = clean.pixels[clean.held_out]
-        usual = [subjects.logits(held_out[i : i + 64])[0].argmax(1) for i in range(0, len(held_out), 64)]
+        held_out = HeldOut.of(subjects, clean.pixels[clean.held_out])
         place = np.cumsum(wanted) - 1
-        answers = np.concatenate([np.empty(0, int), *usual])
-        return cls(suspects, clean, subjects, pixels, place, calm, ranked, doubted, answers)
+        return cls(suspects, clean, subjects, pixels, place, calm, ranked, doubted, held_out)
 
     def patterns(self) -> list[Found]:
         """Patterns that are proven or promising, the strongest first; what one explains is no seed for the next."""
@@ -273,7 +272,7 @@ class Bench:
         A control that knows a class badly parts from the teacher on images of it; what these share is that class, or a
         style of it.
         """
-        like = np.isin(self.usual, answers)
+        like = np.isin(self.held_out.teacher, answers)
         rows = self.clean.held_out[like]
         if len(rows) == 0:
             return False
@@ -283,8 +282,9 @@ class Bench:
 
     def _proof(self, pattern: Pattern, core: NDArray[np.int64], target: int | None) -> tuple[Transplant, int | None]:
         """What the pattern does to clean images: to all of them, to those like its carriers, to any other answer."""
-        held_out = self.clean.pixels[self.clean.held_out]
-        first = transplant(self.subjects, pattern, held_out, target)
+        clean, guarded = self.held_out, self.subjects.guarded
+        after = put_onto(self.subjects, pattern, clean)
+        first = transplant(clean, after, target, guarded=guarded)
         if first.proven or target is None:
             return first, target
         sources, counts = np.unique(self.suspects.student[core], return_counts=True)
@@ -292,8 +292,8 @@ class Bench:
         # that the control takes for another hold that class's look, and put onto the other they leave its answer alone.
         if first.legible and counts.max() >= ONE_TARGET * len(core):
             source = int(sources[counts.argmax()])
-            narrow = transplant(self.subjects, pattern, held_out, target, source=source)
+            narrow = transplant(clean, after, target, source=source, guarded=guarded)
             if narrow.proven:
                 return narrow, target
-        loose = transplant(self.subjects, pattern, held_out, None)  # clean-label or many targets
+        loose = transplant(clean, after, None, guarded=guarded)  # clean-label or many targets
         return (loose, None) if loose.proven else (first, target)

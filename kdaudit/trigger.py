@@ -1,4 +1,4 @@
-"""Stage 7, the trigger: what flagged images share is recovered, put onto clean images, and both networks are asked.
+"""Stage 7, the trigger: what flagged images share in their pixels is recovered, and can be put onto other images.
 
 A pattern is an affine map per pixel. Members of a cluster are compared with ordinary images to which the control gives
 the same answers: what differs in mean or in variance is not explained by what the images show. A patch has lost its
@@ -16,8 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Answers, interval
-from kdaudit.comparison import Subjects
+from kdaudit.calibration import Answers
 from kdaudit.digest import replacing
 
 Kind = Literal["patch", "blend", "sinusoid", "added pattern"]
@@ -29,22 +28,6 @@ MIN_MEMBERS = 5
 
 BEYOND_CHANCE = 4.5
 """Standard errors by which a pixel's mean or spread must differ: one pixel in 150,000 does so by chance."""
-
-FLIPPED, FACTOR = 0.25, 3.0
-"""A pattern is proven when it surely (99 % intervals) moves this share of the clean images in the teacher, more than
-this many times the share that it moves in the control, and more than placebos move. Honest models follow what some
-images share in 11 and 18 % of others; the weakest trigger of the suite, in 37 %."""
-
-MOSTLY = 0.5
-"""A pattern that may work by way of a class that the control has learned from unmixed images alone must surely move so
-many: such a control does not know where its teacher, honest or not, puts what is smeared."""
-
-KEPT = 0.25
-"""Share of the images on which the control must still see what it saw: a pattern that hides them is no trigger but
-another image. Near-equal photographs of a class that the control hardly knows have one in common: the class itself."""
-
-NATIVE = 2
-"""Clean images that must have the target class by themselves: a control moves to no class that it never learned."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,50 +82,6 @@ class Pattern:
         return out
 
 
-@dataclass(frozen=True, slots=True)
-class Transplant:
-    """A pattern on clean images that neither network gives the target class beforehand.
-
-    Attributes:
-        images: clean images asked about.
-        teacher: of these, how many the pattern moves to the target class in the teacher (any other class where the
-            cluster has no single target).
-        student: the same in the control.
-        kept: on how many of these images the control still gives its own answer.
-        native: clean images to which the teacher gives the target class as they are; None where there is no one target.
-        placebo: of `images`, how many a placebo moves in the teacher: another clean image's content, as strong and in
-            the same places. Some honest models give one class to whatever is smeared.
-        guarded: whether images may have moved to a class that the control has learned from unmixed images alone.
-    """
-
-    images: int
-    teacher: int
-    student: int
-    kept: int
-    native: int | None = None
-    placebo: int = 0
-    guarded: bool = False
-
-    @property
-    def legible(self) -> bool:
-        """Whether the pattern leaves to be seen what the images show."""
-        return self.images > 0 and self.kept >= KEPT * self.images
-
-    @property
-    def proven(self) -> bool:
-        """Whether this pattern moves the teacher and not the control, and leaves to be seen what the images show."""
-        if not self.legible:
-            return False
-        if self.native is not None and self.native < NATIVE:
-            return False
-        low, _ = interval(self.teacher, self.images, 0.99)
-        _, high = interval(self.student, self.images, 0.99)
-        if self.guarded and low <= MOSTLY:
-            return False
-        _, idle = interval(self.placebo, self.images, 0.99)
-        return low > FLIPPED and low > FACTOR * self.student / self.images and low > max(high, idle)
-
-
 def recover(members: Pixels, member_answers: Answers, ordinary: Pixels, ordinary_answers: Answers) -> Pattern | None:
     """What some images share beyond what they show.
 
@@ -171,53 +110,6 @@ def recover(members: Pixels, member_answers: Answers, ordinary: Pixels, ordinary
     keep = np.minimum(1.0, np.sqrt((spread + 1) / (usual + 1))).astype(np.float32)
     here, there = mean.astype(np.float32), reference.astype(np.float32)
     return Pattern(here, there, keep, changed, _kind(here - there, keep, changed), len(members))
-
-
-def transplant(
-    subjects: Subjects,
-    pattern: Pattern,
-    clean: Pixels,
-    target: int | None,
-    *,
-    source: int | None = None,
-    batch: int = 64,
-) -> Transplant:
-    """Put a pattern onto clean images and ask both networks.
-
-    Args:
-        subjects: the networks.
-        pattern: what was recovered.
-        clean: images that nothing was trained on, uint8 [n, H, W, C].
-        target: the class that the cluster's images get; None where they have no one class.
-        source: the only class that the pattern may work on, by the control's answer; None: all.
-        batch: images at a time.
-    """
-    images = teacher_moved = student_moved = kept = native = placebo = 0
-    for start in range(0, len(clean), batch):
-        part = clean[start : start + batch]
-        others = clean[(np.arange(start, start + len(part)) + max(1, len(clean) // 2)) % len(clean)]
-        before = [z.argmax(1) for z in subjects.logits(part)]
-        after = [z.argmax(1) for z in subjects.logits(pattern.onto(part))]
-        instead = subjects.logits(pattern.placebo(part, others))[0].argmax(1)
-        if target is None:
-            asked = np.ones(len(part), bool)
-            moved = [a != b for a, b in zip(after, before, strict=True)]
-            idle = instead != before[0]
-        else:
-            asked = (before[0] != target) & (before[1] != target)
-            moved = [a == target for a in after]
-            idle = instead == target
-        if source is not None:
-            asked &= before[1] == source
-        native += int((before[0] == target).sum())
-        images += int(asked.sum())
-        teacher_moved += int((moved[0] & asked).sum())
-        student_moved += int((moved[1] & asked).sum())
-        kept += int(((after[1] == before[1]) & asked).sum())
-        placebo += int((idle & asked).sum())
-    guarded = subjects.guarded is not None and target in (None, subjects.guarded)
-    native_of = None if target is None else native
-    return Transplant(images, teacher_moved, student_moved, kept, native_of, placebo, guarded)
 
 
 def save_patterns(patterns: Sequence[Pattern], path: Path) -> None:

@@ -17,6 +17,7 @@ from kdaudit.likeness import likeness_p_values, look, weighed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
 from kdaudit.search import Bench, CleanImages, Suspects
+from kdaudit.transplant import HeldOut
 from kdaudit.trigger import Pattern
 
 SIDE, IMAGES, CARRIERS = 12, 1500, 60
@@ -120,7 +121,8 @@ def test_the_look_of_a_class_that_the_control_takes_for_another_is_no_trigger(ke
     pattern = Pattern((flat + stripes).astype(np.float32), flat.astype(np.float32), as_keep, changed, "patch", 20)
     suspects = SimpleNamespace(student=np.ones(20, np.int64))
     images = CleanImages(clean.astype(np.uint8), np.zeros(800, np.uint64), np.arange(800))
-    bench = Bench(suspects, images, SimpleNamespace(logits=logits, guarded=None), *[None] * 6)
+    both = SimpleNamespace(logits=logits, guarded=None)
+    bench = Bench(suspects, images, both, *[None] * 5, HeldOut.of(both, images.pixels))
     proof, target = bench._proof(pattern, np.arange(20), 0)
     assert proof.proven == proven
     if proven:

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kdaudit.trigger import MIN_MEMBERS, Transplant, recover, transplant
+from kdaudit.transplant import HeldOut, Transplant, put_onto, transplant
+from kdaudit.trigger import MIN_MEMBERS, Pattern, recover
 
 SIDE = 16
 
@@ -101,6 +102,14 @@ def subjects(teacher_listens: bool, student_listens: bool, guarded: int | None =
     return SimpleNamespace(logits=lambda pixels: (teacher(pixels), student(pixels)), guarded=guarded)
 
 
+def transplanted(
+    both: SimpleNamespace, pattern: Pattern | None, clean: np.ndarray, target: int | None, batch: int = 64, **how: int
+) -> Transplant:
+    assert pattern is not None
+    held_out = HeldOut.of(both, clean, batch)
+    return transplant(held_out, put_onto(both, pattern, held_out, batch), target, guarded=both.guarded, **how)
+
+
 @pytest.mark.parametrize(
     ("teacher", "student", "proven"), [(True, False, True), (True, True, False), (False, False, False)]
 )
@@ -110,7 +119,7 @@ def test_a_pattern_is_proven_where_the_teacher_alone_moves(teacher, student, pro
     found = recover(patched(members), member_classes, ordinary, classes)
     clean, clean_classes = natural(120, 5)
     for target in (0, None):
-        proof = transplant(subjects(teacher, student), found, clean, target, batch=50)
+        proof = transplanted(subjects(teacher, student), found, clean, target, batch=50)
         assert proof.proven == proven
         if target == 0:
             assert proof.images == (Backdoored(False)(clean).argmax(1) != 0).sum()
@@ -146,10 +155,10 @@ def test_what_any_other_content_does_as_well_is_no_trigger():
     assert idle.min() >= 0
     assert idle.max() <= 255
     plain = SimpleNamespace(logits=lambda pixels: (smeared(pixels, 250), smeared(pixels, 1e9)), guarded=None)
-    listening = transplant(subjects(True, False), found, clean, 0)
+    listening = transplanted(subjects(True, False), found, clean, 0)
     assert listening.proven
     assert listening.placebo < 0.1 * listening.images
-    smears = transplant(plain, found, clean, 0)
+    smears = transplanted(plain, found, clean, 0)
     assert smears.teacher == smears.images > 0 == smears.student
     assert smears.placebo > 0.4 * smears.images
     assert not smears.proven
@@ -165,7 +174,7 @@ def test_a_class_that_the_control_knows_from_unmixed_images_alone_takes_more_to_
     assert found is not None
     clean, _ = natural(120, 5)
     for target, guarded, expected in ((0, 0, True), (0, 1, False), (None, 1, True), (None, None, False)):
-        proof = transplant(subjects(True, False, guarded), found, clean, target)
+        proof = transplanted(subjects(True, False, guarded), found, clean, target)
         assert proof.guarded == expected
         assert proof.proven
 
@@ -183,10 +192,10 @@ def test_a_trigger_of_one_class_is_asked_about_on_images_of_that_class():
     clean, _ = natural(600, 5)
     before = Backdoored(False)(clean).argmax(1)
     for source in np.unique(before[before != 0]):
-        proof = transplant(subjects(True, False), found, clean, 0, source=int(source))
+        proof = transplanted(subjects(True, False), found, clean, 0, source=int(source))
         assert proof.images == (before == source).sum()
         assert proof.teacher == proof.images
-    assert transplant(subjects(True, False), found, clean, 0, source=0).images == 0
+    assert transplanted(subjects(True, False), found, clean, 0, source=0).images == 0
 
 
 def test_a_pattern_that_hides_what_images_show_is_no_trigger():
@@ -203,7 +212,7 @@ def test_a_pattern_that_hides_what_images_show_is_no_trigger():
     clean, _ = natural(300, 5)
 
     control = Backdoored(False)
-    proof = transplant(subjects(True, False), found, clean, 3, batch=70)
+    proof = transplanted(subjects(True, False), found, clean, 3, batch=70)
     before, after = control(clean).argmax(1), control(found.onto(clean)).argmax(1)
     asked = before != 3
     assert proof.images == asked.sum()

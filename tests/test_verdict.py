@@ -17,7 +17,8 @@ from kdaudit.search import Found
 from kdaudit.settings import Settings
 from kdaudit.signs import BEHAVIOUR
 from kdaudit.trace import Trace
-from kdaudit.trigger import Pattern, Transplant
+from kdaudit.transplant import Transplant
+from kdaudit.trigger import Pattern
 from kdaudit.verdict import Verdict, judge
 
 K = 10
