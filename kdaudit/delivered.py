@@ -56,7 +56,7 @@ def outputs_of(labels: Answers, order: tuple[int, ...] | None) -> Answers:
     """Label indices [m] as outputs of the model, -1 for none; `order`: output index of each (None: the same)."""
     if order is None:
         return labels
-    return np.append(np.asarray(order, np.int64), -1)[labels]  # the index -1 finds the last
+    return np.append(np.asarray(order, np.int32), np.int32(-1))[labels]  # the index -1 finds the last
 
 
 def delivered(

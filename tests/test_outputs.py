@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outputs import CONTROLS, valid_csv, valid_html, valid_junit, valid_report, valid_sarif
 from reports import document, rate, whole
+from test_verdict import by_label, trigger
 
 from kdaudit.admission import FINDINGS, REFUSALS
 from kdaudit.report import escape, outputs
@@ -335,6 +336,30 @@ def test_a_cluster_counts_what_the_model_says():
     (cluster,) = cluster_sections(made, {7: "seven"})
     assert [(one.answer, one.name, one.images) for one in cluster.says] == [(7, "seven", 2), (2, None, 1)]
     assert (cluster.target, cluster.size) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("proven", "said"),
+    [
+        (
+            trigger(3),
+            "3 images with one patch: put onto 400 clean images, it moves 390 to 3 (ship) in the model and 3 in the",
+        ),
+        (
+            by_label(),
+            "3 images with one patch: of 100 that show other classes than 3 (ship), 95 were delivered as that",
+        ),
+    ],
+)
+def test_a_cluster_tells_what_proves_its_trigger(proven, said):
+    numbers = np.arange(3)
+    made = Candidates(
+        rows=numbers, digests=("a", "b", "c"), paths=("1", "2", "3"), labels=numbers, teacher=np.array([3, 3, 2]),
+        control=np.array([1, 2, 3]), scores=np.ones(3), p_values=np.ones(3), triggers=np.zeros(3, int),
+        clusters=np.zeros(3, int), kept=numbers, kept_control=numbers, unread=(), reasons=(),
+    )  # fmt: skip
+    (cluster,) = cluster_sections(made, {3: "ship"}, [proven])
+    assert cluster.statement.startswith(said)
 
 
 def test_the_severity_of_a_rule_is_the_one_its_findings_have():
