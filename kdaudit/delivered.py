@@ -95,8 +95,8 @@ def most_doubted(told: Delivered, known: NDArray[np.bool_], count: int) -> NDArr
     Returns:
         Record numbers, the most doubted first.
     """
-    doubt = np.where(known, told.doubt, np.float32(0))
-    ranked = np.argsort(-doubt, kind="stable")[: int((doubt > 0).sum())]
+    ranked = np.flatnonzero(known & (told.doubt > 0))
+    ranked = ranked[np.argsort(-told.doubt[ranked], kind="stable")]
     labels = told.labels[ranked]
     often = np.argsort(-np.bincount(labels[:count]), kind="stable")[:2]
     rows = [np.flatnonzero(labels == label)[:count] for label in often]

@@ -22,7 +22,7 @@ from kdaudit.pool import Pool
 from kdaudit.quarantine import COLUMNS, Manifests, write_manifests
 from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory
-from kdaudit.search import CleanImages, Suspects
+from kdaudit.searched import CleanImages, Suspects
 from kdaudit.settings import Rule, Settings
 from kdaudit.trigger import Pattern, load_patterns, save_patterns
 from kdaudit.validity import Assumption, Seen, assumptions

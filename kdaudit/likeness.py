@@ -16,7 +16,8 @@ from kdaudit.delivered import label_proof
 from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Pixels, appearance, fold_of, sharpness
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
-from kdaudit.search import CORE, Bench, CleanImages, Found, Suspects
+from kdaudit.search import CORE, Bench
+from kdaudit.searched import CleanImages, Found, Suspects
 from kdaudit.trace import RARE, Trace, common, weigh
 
 FURTHER = RARE / 10

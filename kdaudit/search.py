@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers
 from kdaudit.comparison import Subjects
-from kdaudit.delivered import OF_THE_CLASS, Delivered, LabelProof, most_doubted
+from kdaudit.delivered import OF_THE_CLASS, most_doubted
 from kdaudit.discriminant import (
     LEAST_SEEDS,
     SHARPNESS_NOISE,
@@ -26,9 +26,10 @@ from kdaudit.discriminant import (
     sharpness,
 )
 from kdaudit.rereading import gather
-from kdaudit.sample import Decoder, Source
+from kdaudit.sample import Decoder
+from kdaudit.searched import CleanImages, Found, Suspects
 from kdaudit.trace import OFTEN, RARE
-from kdaudit.transplant import NATIVE, HeldOut, Transplant, put_onto, transplant
+from kdaudit.transplant import HeldOut, Transplant, put_onto, transplant
 from kdaudit.trigger import Pattern, recover
 
 SEED_SHARES = (0.002, 0.01, 0.04)
@@ -52,77 +53,6 @@ OF_A_STYLE = 0.5
 
 PATTERNS = 3
 """Patterns looked for, one after the other: an attacker may have several triggers."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Suspects:
-    """The suspect images, as columns [m].
-
-    Attributes:
-        source: their encoded form.
-        read: whether they were compared.
-        keys: from their digests, uint64.
-        score: what the most suspicious ones are chosen by; NaN where not read.
-        teacher: the teacher's answers.
-        student: the control's answers.
-        told: the labels that they were delivered with; None where there are none to go by.
-    """
-
-    source: Source
-    read: NDArray[np.bool_]
-    keys: NDArray[np.uint64]
-    score: NDArray[np.float64]
-    teacher: Answers
-    student: Answers
-    told: Delivered | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CleanImages:
-    """The clean pool.
-
-    Attributes:
-        pixels: uint8 [n, H, W, C].
-        keys: from the digests, uint64 [n].
-        held_out: positions of images that nothing was trained on, int64.
-    """
-
-    pixels: NDArray[np.uint8]
-    keys: NDArray[np.uint64]
-    held_out: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """A pattern that images share.
-
-    Attributes:
-        pattern: what it is.
-        proof: what it does to clean images.
-        target: the answer that most of them get from the teacher; None where there is no one answer.
-        discriminant: measures how much of it an image carries.
-        seeds: number of seeds that it was found among.
-        label: the output that its seeds were delivered as; None where they were not chosen by their label.
-        by_label: what the labels of its carriers say, once every image was measured.
-    """
-
-    pattern: Pattern
-    proof: Transplant
-    target: int | None
-    discriminant: Discriminant
-    seeds: int
-    label: int | None = None
-    by_label: LabelProof | None = None
-
-    @property
-    def promising(self) -> bool:
-        """Whether to ask about the labels of its carriers: it hides nothing, and the label's class is known."""
-        return self.label is not None and self.proof.legible and (self.proof.native or 0) >= NATIVE
-
-    @property
-    def proven(self) -> bool:
-        """Whether it moves the model and not the control, or its carriers have one label whatever they show."""
-        return self.proof.proven or (self.by_label is not None and self.by_label.proven)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

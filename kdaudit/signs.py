@@ -15,7 +15,7 @@ from kdaudit.compared import Comparison
 from kdaudit.flagging import Columns, Flags
 from kdaudit.labelling import LabelDoubts
 from kdaudit.multiplicity import PRICE
-from kdaudit.search import Found
+from kdaudit.searched import Found
 from kdaudit.settings import Rule
 from kdaudit.trace import Trace
 

@@ -10,7 +10,7 @@ from kdaudit.admission import Finding
 from kdaudit.compared import Comparison
 from kdaudit.flagging import Columns, Flags, score_of
 from kdaudit.labelling import LabelDoubts
-from kdaudit.search import Found
+from kdaudit.searched import Found
 from kdaudit.settings import Settings
 from kdaudit.signs import Evidence, behaviour, evidence_of
 from kdaudit.trace import Trace

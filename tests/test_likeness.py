@@ -16,7 +16,8 @@ from kdaudit.interventions import keys_of
 from kdaudit.likeness import likeness_p_values, look, weighed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
-from kdaudit.search import Bench, CleanImages, Suspects
+from kdaudit.search import Bench
+from kdaudit.searched import CleanImages, Suspects
 from kdaudit.transplant import HeldOut
 from kdaudit.trigger import Pattern
 

@@ -13,7 +13,7 @@ from kdaudit.delivered import LabelProof
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
 from kdaudit.labelling import LabelDoubts, Told, label_doubts
-from kdaudit.search import Found
+from kdaudit.searched import Found
 from kdaudit.settings import Settings
 from kdaudit.signs import BEHAVIOUR
 from kdaudit.trace import Trace

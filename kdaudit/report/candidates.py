@@ -13,7 +13,7 @@ from kdaudit.calibration import interval
 from kdaudit.flagging import Columns, Flags
 from kdaudit.report.results import AnswerCount, ClusterSection, PlotsSection
 from kdaudit.report.sections import Rate, ReasonRow, UnreadRow
-from kdaudit.search import Found
+from kdaudit.searched import Found
 from kdaudit.signs import MIN_GATHERED
 from kdaudit.stretches import stretches
 
