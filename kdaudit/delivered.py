@@ -104,7 +104,7 @@ def most_doubted(told: Delivered, known: NDArray[np.bool_], count: int) -> NDArr
 
 
 def targets_of(told: Delivered, groups: Answers, flags: NDArray[np.bool_], certain: Answers) -> Answers:
-    """Of answers that hold poison beyond doubt, those whose flagged images were mostly delivered as that class.
+    """Of answers that hold poison beyond doubt (`certain`), those whose flagged images were mostly delivered so.
 
     Where labels do not follow the trigger (poison labelled at random) they have nothing more to say.
     """

@@ -99,12 +99,14 @@ class SecondLook:
         clean_p_values: of the calibration images among clean ones, [n].
         reason: what an image is flagged for, a few words.
         proven: whether what they share is a proven trigger.
+        targets: the target classes of proven triggers.
     """
 
     p_values: NDArray[np.float64]
     clean_p_values: NDArray[np.float64]
     reason: str
     proven: bool = False
+    targets: tuple[int, ...] = ()
 
 
 def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence[SecondLook] = ()) -> Flags:
@@ -149,7 +151,8 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     ranks = CleanRanks(usual, clean.groups)
     carried = [look.p_values[read] for look in looks if look.proven]
     carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
-    decided = _decide(p, groups, ranks, carries, suspect.told.of(read) if suspect.told else None, fdr)
+    proven = np.array([target for look in looks for target in look.targets], np.int64)
+    decided = _decide(p, groups, ranks, carries, suspect.told.of(read) if suspect.told else None, fdr, proven)
     found = decided.flags | decided.by_label
     way[decided.by_label] = 1 + len(looks)
     tainted = np.isin(groups, np.unique(groups[decided.flags]))
@@ -170,14 +173,21 @@ class _Decided(NamedTuple):
 
 
 def _decide(
-    p: Column, groups: Answers, ranks: CleanRanks, carries: Column | None, told: Delivered | None, fdr: float
+    p: Column,
+    groups: Answers,
+    ranks: CleanRanks,
+    carries: Column | None,
+    told: Delivered | None,
+    fdr: float,
+    proven: Answers,
 ) -> _Decided:
-    """From p-values to flags: by answer, by carrying a proven trigger, and by label where there are labels."""
+    """From p-values to flags: by answer, by carrying a proven trigger (`proven`: their targets), and by label."""
     # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is for
     # images by their answer, half for carriers whatever their answer.
     level, nobody = fdr if carries is None else fdr / 2, np.zeros(len(p), bool)
     flags, certain = grouped_flags(p, groups, level, ranks)
-    targets = targets_of(told, groups, flags, certain) if told is not None else np.empty(0, np.int64)
+    beyond_doubt = np.union1d(certain, proven)
+    targets = targets_of(told, groups, flags, beyond_doubt) if told is not None else np.empty(0, np.int64)
     if told is None or len(targets) == 0:
         return _Decided(flags if carries is None else flags | benjamini_hochberg(carries, level), nobody, nobody)
     inside = 1 - ENTRANCE

@@ -166,7 +166,9 @@ def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness 
     if likeness is not None:
         proven = bool(likeness.found)
         carries = CARRIES if all(one.proof.proven for one in likeness.found) else MARKED
-        looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, carries if proven else TRACED, proven))
+        targets = tuple(one.aim for one in likeness.found if one.aim is not None)
+        reason = carries if proven else TRACED
+        looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, reason, proven, targets))
     return looks
 
 

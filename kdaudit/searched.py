@@ -82,3 +82,8 @@ class Found:
     def proven(self) -> bool:
         """Whether it moves the model and not the control, or its carriers have one label whatever they show."""
         return self.proof.proven or (self.by_label is not None and self.by_label.proven)
+
+    @property
+    def aim(self) -> int | None:
+        """The class that carriers are made to be: where the model is moved to, or what they were delivered as."""
+        return self.target if self.proof.proven else self.label

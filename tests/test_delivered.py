@@ -208,6 +208,23 @@ def test_flags_say_which_images_were_found_by_their_label(labelled, found):
         assert flags.doubtful[disputed].all()
 
 
+def test_the_target_of_a_proven_trigger_is_beyond_doubt_where_p_values_are_coarse():
+    """30 calibration images of 43 classes open no answer; the trigger's own target does."""
+    d = Delivery(7)
+    rng = np.random.default_rng(8)
+    clean = Clean(rng.exponential(0.02, 30), np.arange(30) % K)
+    score = np.where(d.poison & (np.arange(8000) < 300), 0.06, rng.exponential(0.02, 8000))
+    columns = Columns(np.ones(8000, bool), d.teacher, np.zeros(8000, bool), score, d.told)
+    carried = np.where(np.arange(8000) < 250, 1e-5, rng.uniform(0, 1, 8000))
+    asked = []
+    for targets in ((), (0,)):
+        look = SecondLook(carried, rng.uniform(0, 1, 30), "carries", proven=True, targets=targets)
+        flags = flag(columns, clean, "divergence", 0.05, [look])
+        assert flags.flag[:250].all()
+        asked.append(int((flags.doubtful & d.told.disputed & (d.labels == 0) & (flags.p_values > 0.05)).sum()))
+    assert asked[0] == 0 < asked[1]
+
+
 def carriers(shows: np.ndarray, labels: np.ndarray, own: float = 0.0) -> bool:
     """Whether 200 carriers that show these classes and have these labels prove a pattern of label 0.
 
