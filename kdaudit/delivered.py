@@ -20,13 +20,14 @@ FITTING = 0.5
 OF_ITS_OWN = 0.5
 """Share of an answer's flagged images that must be delivered with it, or the labels do not follow the trigger."""
 
-MOSTLY = 0.5
+MOSTLY = 0.8
 """A pattern goes with a label when surely (99 % interval) so many of its carriers have it. Of images that stand out by
-nothing but what they show, 2 of 5 at the most did; of blended pictures that half moved their model, 443 of 446."""
+nothing but what they show, two thirds at the most did; of blended pictures that half moved their model, 443 of 446."""
 
-MANY_CLASSES = 0.7
-"""At most so many of the carriers may look like one class to the control: near-equal photographs of one thing share a
-pattern and a label as well."""
+APART = 0.4
+"""What the carriers show may differ so much (total variation) from what other images show: near-equal photographs of
+one thing, or of a class that the control takes for a few others, share a pattern and a label as well (0.7 to 0.8;
+triggers 0.1)."""
 
 OF_THE_CLASS = 0.3
 """A pattern of which images of the target class carry so much, as a share of what its core carries (medians), is
@@ -208,7 +209,8 @@ class LabelProof:
         label: the model's output that most doubted carriers were delivered as.
         carriers: labelled images that carry it and show, to the control, another class.
         delivered: of these, how many were delivered with the label.
-        alike: of these carriers, how many show the class that most of them show.
+        apart: how differently from other images' the classes that the carriers show are distributed, total variation,
+            0..1.
         of_the_class: whether images that were delivered with the label, and for which both networks take them, carry
             much of it as well.
     """
@@ -216,13 +218,13 @@ class LabelProof:
     label: int
     carriers: int
     delivered: int
-    alike: int
+    apart: float
     of_the_class: bool
 
     @property
     def proven(self) -> bool:
         """Whether carriers have the label, whatever they show, and the class itself has not the pattern."""
-        if self.of_the_class or self.alike > MANY_CLASSES * self.carriers:
+        if self.of_the_class or self.apart > APART:
             return False
         return interval(self.delivered, self.carriers, 0.99)[0] > MOSTLY
 
@@ -242,12 +244,16 @@ def label_proof(
         score: how much of the pattern an image carries, [m]; NaN where not read.
         core: the score from which an image counts as a carrier.
     """
-    labelled = (told.labels >= 0) & (student >= 0) & (score > core)
-    carriers = labelled & (student != label)
+    others = (told.labels >= 0) & (student >= 0) & (student != label)
+    carriers = others & (score > core)
     count, own = int(carriers.sum()), (told.labels == label) & (student == label) & (teacher == label)
     known = own & ~np.isnan(score)
     beyond = carriers & (told.labels == label)
     usual = float(np.median(score[known])) if known.any() else 0.0
     strong = float(np.median(score[beyond])) if beyond.any() else 0.0
-    alike = int(np.bincount(student[carriers]).max()) if count else 0
-    return LabelProof(label, count, int(beyond.sum()), alike, usual > OF_THE_CLASS * strong)
+    size = int(student.max(initial=0)) + 1
+    shown, usually = (
+        np.bincount(student[rows], minlength=size) / max(1, int(rows.sum())) for rows in (carriers, others & ~carriers)
+    )
+    apart = 0.5 * float(np.abs(shown - usually).sum())
+    return LabelProof(label, count, int(beyond.sum()), apart, usual > OF_THE_CLASS * strong)

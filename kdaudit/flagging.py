@@ -186,13 +186,12 @@ def _decide(
     # images by their answer, half for carriers whatever their answer.
     level, nobody = fdr if carries is None else fdr / 2, np.zeros(len(p), bool)
     flags, certain = grouped_flags(p, groups, level, ranks)
-    beyond_doubt = np.union1d(certain, proven)
-    targets = targets_of(told, groups, flags, beyond_doubt) if told is not None else np.empty(0, np.int64)
+    plain = flags | (benjamini_hochberg(carries, level) if carries is not None else nobody)
+    targets = targets_of(told, groups, plain, np.union1d(certain, proven)) if told is not None else certain
     if told is None or len(targets) == 0:
-        return _Decided(flags if carries is None else flags | benjamini_hochberg(carries, level), nobody, nobody)
+        return _Decided(plain, nobody, nobody)
     inside = 1 - ENTRANCE
-    plain = flags
-    flags = flags_beside_labels(p, carries, told, groups, plain, targets, inside * level)
+    flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level)
     by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr)
     return _Decided(flags, by_label, asked)
 

@@ -16,8 +16,8 @@ from kdaudit.delivered import (
     outputs_of,
     targets_of,
 )
-from kdaudit.flagging import Columns, SecondLook, flag
-from kdaudit.multiplicity import adaptive_flags, benjamini_hochberg
+from kdaudit.flagging import Columns, SecondLook, _decide, flag
+from kdaudit.multiplicity import CleanRanks, adaptive_flags, benjamini_hochberg
 
 K = 10
 
@@ -208,21 +208,17 @@ def test_flags_say_which_images_were_found_by_their_label(labelled, found):
         assert flags.doubtful[disputed].all()
 
 
-def test_the_target_of_a_proven_trigger_is_beyond_doubt_where_p_values_are_coarse():
-    """30 calibration images of 43 classes open no answer; the trigger's own target does."""
-    d = Delivery(7)
-    rng = np.random.default_rng(8)
-    clean = Clean(rng.exponential(0.02, 30), np.arange(30) % K)
-    score = np.where(d.poison & (np.arange(8000) < 300), 0.06, rng.exponential(0.02, 8000))
-    columns = Columns(np.ones(8000, bool), d.teacher, np.zeros(8000, bool), score, d.told)
-    carried = np.where(np.arange(8000) < 250, 1e-5, rng.uniform(0, 1, 8000))
-    asked = []
-    for targets in ((), (0,)):
-        look = SecondLook(carried, rng.uniform(0, 1, 30), "carries", proven=True, targets=targets)
-        flags = flag(columns, clean, "divergence", 0.05, [look])
-        assert flags.flag[:250].all()
-        asked.append(int((flags.doubtful & d.told.disputed & (d.labels == 0) & (flags.p_values > 0.05)).sum()))
-    assert asked[0] == 0 < asked[1]
+@pytest.mark.parametrize("targets", [(), (0,)])
+def test_the_target_of_a_proven_trigger_is_beyond_doubt_where_p_values_are_coarse(targets):
+    """30 calibration images open no answer beyond doubt, even to 300 images with the smallest p-value there is."""
+    d, rng = Delivery(7), np.random.default_rng(8)
+    first = np.arange(8000) < 300
+    p = np.where(first, 1 / 31, rng.uniform(1 / 31, 1, 8000))
+    carried = np.where(first, 1e-5, rng.uniform(0, 1, 8000))
+    ranks = CleanRanks(rng.uniform(1 / 31, 1, 30), np.arange(30) % K)
+    decided = _decide(p, d.teacher, ranks, carried, d.told, 0.05, np.array(targets, np.int64))
+    assert decided.flags[first].all()
+    assert decided.asked.any() == bool(targets)
 
 
 def carriers(shows: np.ndarray, labels: np.ndarray, own: float = 0.0) -> bool:
@@ -242,10 +238,11 @@ def carriers(shows: np.ndarray, labels: np.ndarray, own: float = 0.0) -> bool:
 def test_a_pattern_whose_carriers_have_one_label_whatever_they_show_is_proven():
     many, target = np.arange(200) % 9 + 1, np.zeros(200, int)
     assert carriers(many, target)
-    assert carriers(many, np.where(np.arange(200) % 4 == 0, many, target))  # some covers with their true labels
+    assert carriers(many, np.where(np.arange(200) % 20 == 0, many, target))  # a few covers with their true labels
     assert not carriers(many, many)  # a watermark
-    assert not carriers(many, np.where(np.arange(200) % 2 == 0, many, target))  # half of them is no proof
+    assert not carriers(many, np.where(np.arange(200) % 3 == 0, many, target))  # two thirds of them are no proof
     assert not carriers(np.full(200, 3), target)  # near-equal photographs of one thing, labelled wrongly
+    assert not carriers(np.arange(200) % 3 + 1, target)  # a class that the control takes for three others
     assert not carriers(many, target, own=4.0)  # what the class itself looks like, to a control that knows it badly
 
 

@@ -103,7 +103,7 @@ def by_label() -> Found:
         trigger(3),
         proof=Transplant(400, 100, 60, 380),
         label=3,
-        by_label=LabelProof(3, 100, 95, 20, of_the_class=False),
+        by_label=LabelProof(3, 100, 95, 0.1, of_the_class=False),
     )
 
 
