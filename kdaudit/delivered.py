@@ -113,7 +113,7 @@ def targets_of(told: Delivered, groups: Answers, flags: NDArray[np.bool_], certa
         target
         for target in certain
         if (flags & (groups == target) & (told.labels == target)).sum()
-        >= OF_ITS_OWN * max(1, int((flags & (groups == target)).sum()))
+        >= OF_ITS_OWN * (flags & (groups == target)).sum()
     ]
     return np.asarray(follow, np.int64)
 

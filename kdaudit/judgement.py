@@ -167,6 +167,8 @@ def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness 
         proven = bool(likeness.found)
         carries = CARRIES if all(one.proof.proven for one in likeness.found) else MARKED
         targets = tuple(one.aim for one in likeness.found if one.aim is not None)
+        if likeness.trace is not None and likeness.trace.by_label is not None and likeness.trace.proven:
+            targets = (likeness.trace.by_label.label,)
         reason = carries if proven else TRACED
         looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, reason, proven, targets))
     return looks

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import beyond, rank_p_values
 from kdaudit.comparison import Subjects
-from kdaudit.delivered import label_proof
+from kdaudit.delivered import LabelProof, label_proof
 from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Pixels, appearance, fold_of, sharpness
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
@@ -123,7 +123,7 @@ def weighed(
         one[known] = likeness_p_values(values[known], reference, float(np.median(values[calm])))
     carried = [i for i, one in enumerate(p) if i == 0 or common(one[known], FURTHER)]
     p, scores, usual, found = p[carried], scores[carried], usual[carried], tuple(found[i] for i in carried if found)
-    trace = None if found else weigh(p[0, known], suspects.score[known])
+    trace = None if found else weigh(p[0, known], suspects.score[known], _said_of_trace(suspects, scores[0], p[0]))
     if not found and trace is None:
         return None
     best, column, count = p.argmin(axis=0), np.arange(len(known)), len(scores)
@@ -136,6 +136,18 @@ def weighed(
         np.minimum(1.0, count * p[best, column]),
         np.minimum(1.0, count * clean_p),
     )
+
+
+def _said_of_trace(suspects: Suspects, score: NDArray[np.float64], p: NDArray[np.float64]) -> LabelProof | None:
+    """What the labels of a trace's carriers say of the one that most have; None without labels or carriers."""
+    told, carriers = suspects.told, p <= RARE
+    if told is None or not carriers.any():
+        return None
+    labels = told.labels[carriers & (told.labels >= 0) & (suspects.student != told.labels)]
+    if len(labels) == 0:
+        return None
+    bar = float(np.nextafter(score[carriers].min(), -np.inf))
+    return label_proof(told, int(np.bincount(labels).argmax()), suspects.teacher, suspects.student, score, bar)
 
 
 def likeness_p_values(scores: NDArray[np.float64], clean: NDArray[np.float64], middle: float) -> NDArray[np.float64]:

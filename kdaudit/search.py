@@ -131,13 +131,14 @@ class Bench:
         whitening = Whitening.of(rows[self.place[self.calm]], SHARPNESS_NOISE)
         reference, folds = sharpness(self.clean.pixels), fold_of(self.clean.keys)
         total, best, most = int(self.suspects.read.sum()), None, 0.0
+        asked = np.union1d(ranked, self.doubted)
         by_score = [ranked[:count] for count in self._counts(len(ranked), total)]
         for seeds in (*by_score, *(seeds for _, seeds in self._by_label(self.doubted))):
             one = whitening.towards(rows[self.place[seeds]], fold_of(self.suspects.keys[seeds]))
             if one is None:
                 continue
             usual = float(np.quantile(one.score(reference, folds), 1 - RARE))
-            beyond = one.score(rows[self.place[ranked]], fold_of(self.suspects.keys[ranked])) > usual
+            beyond = one.score(rows[self.place[asked]], fold_of(self.suspects.keys[asked])) > usual
             share = float(beyond.mean())
             if share > max(most, OFTEN * RARE) and beyond.sum() >= LEAST_SEEDS:
                 best, most = one, share

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kdaudit.admission import Finding
 from kdaudit.calibration import interval, smallest_visible_rate
 from kdaudit.compared import Comparison
+from kdaudit.delivered import LabelProof
 from kdaudit.flagging import Columns, Flags
 from kdaudit.labelling import LabelDoubts
 from kdaudit.multiplicity import PRICE
@@ -30,7 +31,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA208": "images that share a trace are those on which model and control part",
     "KDA209": "suspicious images have an answer that no clean image gets",
     "KDA210": "labels that neither network believes",
-    "KDA211": "images that share a pattern have one label, whatever they show",
+    "KDA211": "images that share a pattern or a trace have one label, whatever they show",
 }
 """Rule ids of behavioural findings and short titles."""
 
@@ -138,7 +139,7 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
     if strange:
         found.append(Finding("KDA204", "high", f"the model answers {strange:,} images with values that are no numbers"))
     found += [_trigger_finding(one, names) for one in evidence.triggers]
-    found += [_trace_finding(evidence.trace)] if evidence.trace else []
+    found += [_trace_finding(evidence.trace, names)] if evidence.trace else []
     if interval(evidence.unjudged, evidence.scanned)[0] > SCATTER:
         found.append(
             Finding(
@@ -215,15 +216,9 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
 def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
     proof = one.proof
     if one.by_label is not None and not proof.proven:
-        said = one.by_label
-        name = f" ({names[said.label]})" if names else ""
-        return Finding(
-            "KDA211",
-            "critical",
-            f"{said.carriers:,} images share a {one.pattern.kind} and show other classes than {said.label}{name}; "
-            f"{said.delivered:,} of them were delivered as that class: a trigger in the data, "
-            f"which moves {proof.teacher:,} of {proof.images:,} clean images in the model",
-        )
+        said = _label_sentence(one.by_label, f"share a {one.pattern.kind}", names)
+        moved = f"which moves {proof.teacher:,} of {proof.images:,} clean images in the model"
+        return Finding("KDA211", "critical", f"{said}: a trigger in the data, {moved}")
     if one.target is None:
         where = "to other answers"
     else:
@@ -236,7 +231,18 @@ def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
     )
 
 
-def _trace_finding(trace: Trace) -> Finding:
+def _label_sentence(said: LabelProof, what: str, names: tuple[str, ...] | None) -> str:
+    name = f" ({names[said.label]})" if names else ""
+    return (
+        f"{said.carriers:,} images {what} and show other classes than {said.label}{name}; "
+        f"{said.delivered:,} of them were delivered as that class"
+    )
+
+
+def _trace_finding(trace: Trace, names: tuple[str, ...] | None) -> Finding:
+    if trace.by_label is not None and trace.proven:
+        what = "share where they are sharp and where soft, as after a warp or a dither,"
+        return Finding("KDA211", "critical", f"{_label_sentence(trace.by_label, what, names)}: a trigger in the data")
     return Finding(
         "KDA208",
         "medium",

@@ -2,7 +2,8 @@
 
 A warp, a resampling or a dither leaves no pattern that could be put onto other images, so nothing can be proven by
 transplant. What can be shown is that the images that carry it are those on which model and control part: images from
-another camera share a trace as well, and part no more than others do.
+another camera share a trace as well, and part no more than others do. And where the delivery has labels: that they
+were delivered as one class, whatever they show.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdaudit.calibration import Column, interval
+from kdaudit.delivered import LabelProof
 
 RARE = 0.002
 """Images count as carriers up to this p-value."""
@@ -28,10 +30,17 @@ class Trace:
     Attributes:
         carriers: images whose trace one in 500 clean images has.
         parting: of these, how many are among the most suspicious tenth of all images.
+        by_label: what their labels say, where there are any.
     """
 
     carriers: int
     parting: int
+    by_label: LabelProof | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether carriers have one label, whatever they show."""
+        return self.by_label is not None and self.by_label.proven
 
 
 def common(p_values: Column, rare: float = RARE) -> bool:
@@ -39,16 +48,18 @@ def common(p_values: Column, rare: float = RARE) -> bool:
     return interval(int((p_values <= rare).sum()), len(p_values), 0.99)[0] > OFTEN * rare
 
 
-def weigh(p_values: Column, score: Column) -> Trace | None:
-    """Whether a trace goes with suspicious behaviour; None where it does not.
+def weigh(p_values: Column, score: Column, by_label: LabelProof | None = None) -> Trace | None:
+    """Whether a trace goes with suspicious behaviour or with one label; None where it does neither.
 
     Args:
         p_values: of "carries no such trace", [m]; found without regard to an image's own score (cross-fitted).
         score: how suspicious each image is, [m].
+        by_label: what the labels of its carriers say, where there are any.
     """
     carries = p_values <= RARE
     count = int(carries.sum())
     if count < OFTEN * RARE * len(p_values):
         return None
     parting = int((score[carries] > np.quantile(score, 1 - SUSPICIOUS)).sum())
-    return Trace(count, parting) if interval(parting, count, 0.99)[0] >= PARTING else None
+    trace = Trace(count, parting, by_label)
+    return trace if trace.proven or interval(parting, count, 0.99)[0] >= PARTING else None

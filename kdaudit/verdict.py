@@ -96,7 +96,7 @@ def _conclude(
             f"{evidence.calibration:,} calibration images show poison rates from {evidence.visible_rate:.2%} on, "
             f"not the {settings.sensitivity:.2%} asked for"
         )
-    doubts += [f.message for f in findings if f.rule in ("KDA206", "KDA209")]
+    doubts += [f.message for f in findings if f.rule in ("KDA206", "KDA208", "KDA209")]
     if any(f.rule == "KDA205" for f in findings):
         doubts.append(
             "model and control part more on these images than on clean ones, and no images stand out as the cause"

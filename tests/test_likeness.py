@@ -206,8 +206,13 @@ def test_p_values_are_no_smaller_than_either_yardstick_says():
     assert (likeness_p_values(wide, clean, 0.0)[:5000] < 0.01).mean() < 0.03
 
 
-@pytest.mark.parametrize(("parting", "believed"), [(0.8, True), (0.2, False)])
-def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them(parting, believed):
+@pytest.mark.parametrize(
+    ("parting", "delivered_as", "believed"),
+    [(0.8, None, True), (0.2, None, False), (0.0, "target", True), (0.0, "shown", False)],
+)
+def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them_or_by_their_labels(
+    parting, delivered_as, believed
+):
     """No pattern can be put onto other images; a camera of its own, on whose images nothing parts, is none either."""
     side, carriers = 24, 300
     pixels = photographs(3000, 0)
@@ -217,7 +222,11 @@ def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them(parting, 
     rng = np.random.default_rng(1)
     score = rng.exponential(0.05, 3000)
     score[:carriers] += np.where(rng.random(carriers) < parting, 0.5, 0)
-    answers = np.zeros(3000, np.int64)
+    answers = np.arange(3000) % 4
+    told = None
+    if delivered_as is not None:
+        labels = np.where(np.arange(3000) < carriers, 2, answers) if delivered_as == "target" else answers
+        told = delivered(labels, None, answers, answers, np.full(3000, 0.9))
     source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
     clean = photographs(1200, 9)
     clean_keys = keys_of([content_digest(p.tobytes()).hex() for p in clean])
@@ -225,7 +234,7 @@ def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them(parting, 
         preprocess=Preprocess.parse(f"{side}x{side}x3-stretch-RGB-NCHW-unit"),
         logits=lambda images: (np.eye(4)[np.zeros(len(images), int)],) * 2,
     )
-    suspects = Suspects(source, np.ones(3000, bool), keys, score, answers, answers)
+    suspects = Suspects(source, np.ones(3000, bool), keys, score, answers, answers, told)
     found = look(suspects, CleanImages(clean, clean_keys, np.arange(600)), subjects, open_decoder("pillow"))
     if not believed:
         assert found is None
@@ -233,7 +242,8 @@ def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them(parting, 
     assert found is not None
     assert found.found == ()
     assert found.trace is not None
-    assert found.trace.parting > 0.6 * found.trace.carriers
+    assert found.trace.proven == (delivered_as is not None)
+    assert found.trace.parting > 0.6 * found.trace.carriers or found.trace.proven
     assert (found.which == -1).all()
     assert (found.p_values[:carriers] < 0.01).mean() > 0.8  # also those on which the networks did not part
     assert (found.p_values[carriers:] < 0.01).mean() < 0.02

@@ -135,6 +135,11 @@ TABLE = {
     "trace": (
         Case({3: 20}, trace=Trace(300, 240)), "FAILED", {"KDA201", "KDA208"}, "20 of 20 flagged images",
     ),
+    "trace-alone": (Case(trace=Trace(300, 240)), "INCONCLUSIVE", {"KDA208"}, "300 images share where they are sharp"),
+    "trace-in-the-labels": (
+        Case(trace=Trace(300, 60, LabelProof(3, 200, 195, 0.1, of_the_class=False))), "FAILED", {"KDA211"},
+        "200 images share where they are sharp and where soft, as after a warp or a dither, and show other classes",
+    ),
     "unknown-answer": (Case(unjudged=40), "INCONCLUSIVE", {"KDA209"}, "40 suspicious images have an answer"),
     "few-of-an-unknown-answer": (Case(unjudged=8), "PASSED", set(), STANDARD),
     "labels-that-nobody-believes": (Case(doubted=150), "PASSED", {"KDA210"}, STANDARD),

@@ -238,9 +238,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Look at them: rows of samples.parquet where teacher_top1 and student_top1 agree and are not the label.",
     ),
     "KDA211": (
-        "Images share a pattern and were delivered as one class, whatever they show: the control sees other classes "
-        "in them, and images of the class itself do not have the pattern. No honest labelling does that. Whether this "
-        "model took the trigger up is another question: the next one that is trained on the data may.",
+        "Images share a pattern, or a trace of how they were made, and were delivered as one class whatever they show. "
+        "The control sees other classes in them, and images of the class itself do not have it. No honest labelling "
+        "does that. Whether this model took the trigger up is another question: the next one that is trained on the "
+        "data may.",
         "Do not train on these data as they are: quarantine.csv lists the images that carry the pattern, kept.csv the "
         "others. Ask where the images come from.",
     ),
