@@ -20,6 +20,9 @@ FITTING = 0.5
 OF_ITS_OWN = 0.5
 """Share of an answer's flagged images that must be delivered with it, or the labels do not follow the trigger."""
 
+MANY = 20
+"""Flagged images that must have been delivered as a class for it to be a known target without a proven trigger."""
+
 MOSTLY = 0.8
 """A pattern goes with a label when surely (99 % interval) so many of its carriers have it. Of images that stand out by
 nothing but what they show, two thirds at the most did; of blended pictures that half moved their model, 443 of 446."""
@@ -104,18 +107,28 @@ def most_doubted(told: Delivered, known: NDArray[np.bool_], count: int) -> NDArr
     return np.asarray(ranked[np.sort(np.concatenate([*rows, np.empty(0, np.int64)]))], np.int64)
 
 
-def targets_of(told: Delivered, groups: Answers, flags: NDArray[np.bool_], certain: Answers) -> Answers:
-    """Of answers that hold poison beyond doubt (`certain`), those whose flagged images were mostly delivered so.
+def targets_of(
+    told: Delivered, groups: Answers, flags: NDArray[np.bool_], certain: Answers, proven: Answers
+) -> Answers:
+    """Target classes beyond doubt: of answers that hold poison, those whose flagged images were mostly delivered so.
 
     Where labels do not follow the trigger (poison labelled at random) they have nothing more to say.
+
+    Args:
+        told: the labels.
+        groups: the teacher's answers, [m].
+        flags: what was flagged without regard to labels, [m].
+        certain: answers that hold something odd beyond doubt. It may be a handful of innocents: of 45,000 digits eight
+            twos had ink at the place of a pixel trigger. So many images must stand behind a class here.
+        proven: targets of proven triggers.
     """
-    follow = [
-        target
-        for target in certain
-        if (flags & (groups == target) & (told.labels == target)).sum()
-        >= OF_ITS_OWN * (flags & (groups == target)).sum()
-    ]
-    return np.asarray(follow, np.int64)
+    targets = []
+    for target in np.union1d(certain, proven):
+        flagged = flags & (groups == target)
+        follow = int((flagged & (told.labels == target)).sum())
+        if follow >= OF_ITS_OWN * flagged.sum() and (follow >= MANY or target in proven):
+            targets.append(target)
+    return np.asarray(targets, np.int64)
 
 
 def flags_beside_labels(

@@ -187,7 +187,7 @@ def _decide(
     level, nobody = fdr if carries is None else fdr / 2, np.zeros(len(p), bool)
     flags, certain = grouped_flags(p, groups, level, ranks)
     plain = flags | (benjamini_hochberg(carries, level) if carries is not None else nobody)
-    targets = targets_of(told, groups, plain, np.union1d(certain, proven)) if told is not None else certain
+    targets = targets_of(told, groups, plain, certain, proven) if told is not None else proven
     if told is None or len(targets) == 0:
         return _Decided(plain, nobody, nobody)
     inside = 1 - ENTRANCE

@@ -119,10 +119,19 @@ class Delivery:
 
 
 def test_labels_follow_a_trigger_or_they_do_not():
-    certain = np.array([0])
+    certain, none = np.array([0]), np.empty(0, np.int64)
     for follow, expected in ((True, [0]), (False, [])):
         d = Delivery(0, follow)
-        assert targets_of(d.told, d.teacher, d.by_answer(), certain).tolist() == expected
+        assert targets_of(d.told, d.teacher, d.by_answer(), certain, none).tolist() == expected
+        assert targets_of(d.told, d.teacher, d.by_answer(), none, certain).tolist() == expected
+
+
+def test_a_handful_of_odd_images_makes_no_target_class_and_a_proven_trigger_does():
+    d = Delivery(0)
+    few = np.arange(len(d.p)) < 8
+    certain, none = np.array([0]), np.empty(0, np.int64)
+    assert targets_of(d.told, d.teacher, few, certain, none).tolist() == []
+    assert targets_of(d.told, d.teacher, few, certain, certain).tolist() == [0]
 
 
 def test_the_models_own_mistakes_are_held_against_its_mistakes_elsewhere():
