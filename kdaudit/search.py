@@ -94,12 +94,13 @@ class Bench:
         """Choose the images and decode them; `known`: which have a score, bool [m]."""
         room = MAX_BYTES // (5 * int(np.prod(clean.pixels.shape[1:])))  # a byte as it is, four as a row
         score = np.where(known, suspects.score, -np.inf)
-        count = min(MOST_SEEDS, room // 5, max(LEAST_SEEDS, round(SEED_SHARES[-1] * int(known.sum()))))
+        kinds = 3 if suspects.told else 1  # the most suspicious ones, and the two labels that are doubted most
+        count = min(MOST_SEEDS, room // (kinds + 2), max(LEAST_SEEDS, round(SEED_SHARES[-1] * int(known.sum()))))
         ranked = np.argsort(-score, kind="stable")[:count]
         doubted = most_doubted(suspects.told, known, count) if suspects.told else np.empty(0, np.int64)
         peaceful = known & (suspects.score <= np.median(suspects.score[known]))
         calm = np.flatnonzero(peaceful & ~suspects.told.disputed if suspects.told else peaceful)
-        calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - 3 * count)]
+        calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - kinds * count)]
         wanted = np.zeros(len(known), bool)
         wanted[calm] = wanted[ranked] = wanted[doubted] = True
         pixels = gather(suspects.source, decoder, subjects.preprocess.geometry, wanted, on_image)
