@@ -165,9 +165,7 @@ def flags_beside_labels(
     out = flags.copy()
     for target in targets:
         own, other = (np.flatnonzero((groups == target) & one) for one in (told.labels == target, mistaken))
-        among = p_values[other]
-        if len(usual):  # none where every answer is a target
-            among = np.maximum(among, conformal_p_values(-among, -usual))
+        among = _among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
         out[own], out[other] = benjamini_hochberg(p_values[own], alpha), benjamini_hochberg(among, alpha)
     if carried is not None:
         for rows in (np.flatnonzero(as_target), np.flatnonzero(~as_target)):
@@ -209,9 +207,13 @@ def delivered_as_targets(
         if len(rows) == 0 or len(usual) == 0:
             continue
         family[rows] = True
-        among = np.maximum(p_values[rows], conformal_p_values(-p_values[rows], -usual))
-        further[rows] = adaptive_flags(among, alpha)
+        further[rows] = adaptive_flags(_among(p_values[rows], usual), alpha)
     return further, family
+
+
+def _among(p_values: Column, usual: Column) -> Column:
+    """p-values [m] that are rare among those of images of their own odd kind, [n], as well."""
+    return np.maximum(p_values, conformal_p_values(-p_values, -usual))
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,10 +91,11 @@ def judge_rows(
 ) -> Judged:
     """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     column = {"divergence": "divergence", "score": "gap", "argmax": "divergence"}[settings.rule]
-    found = rows.columns(column, "teacher_top1", "student_top1", "label", "student_confidence")
+    confidence = () if settings.rule == "argmax" else ("student_confidence",)  # that rule asks no labels
+    found = rows.columns(column, "teacher_top1", "student_top1", "label", *confidence)
     score, groups, other = found[column], found["teacher_top1"], found["student_top1"]
     order = bench.fitted.class_order if bench.fitted else None
-    told = delivered(found["label"], order, groups, other, found.pop("student_confidence"))
+    told = delivered(found["label"], order, groups, other, found.pop(confidence[0])) if confidence else None
     columns = Columns(read=~np.isnan(score), groups=groups, disagrees=groups != other, score=score, told=told)
     behaves, likeness = None, None
     if settings.rule != "argmax" and sets.suspect is not None:
@@ -166,9 +167,8 @@ def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness 
     if likeness is not None:
         proven = bool(likeness.found)
         carries = CARRIES if all(one.proof.proven for one in likeness.found) else MARKED
-        targets = tuple(one.aim for one in likeness.found if one.aim is not None)
-        if likeness.trace is not None and likeness.trace.by_label is not None and likeness.trace.proven:
-            targets = (likeness.trace.by_label.label,)
+        aims = [one.aim for one in likeness.found] + ([likeness.trace.aim] if likeness.trace is not None else [])
+        targets = tuple(aim for aim in aims if aim is not None)
         reason = carries if proven else TRACED
         looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, reason, proven, targets))
     return looks

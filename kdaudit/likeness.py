@@ -90,17 +90,15 @@ def look(
     for index, part in reread(suspects.source, decoder, subjects.preprocess.geometry, known, on_image):
         scores[:, index] = [measure(part, suspects.keys[index]) for measure in measures]
     usual = np.stack([measure(clean.pixels, clean.keys) for measure in measures])
-    found = [asked_by_label(one, suspects, row) for one, row in zip(found, scores, strict=False)]
-    kept = [i for i, one in enumerate(found) if one.proven]
-    if not kept:  # the trace alone, which comes last
-        kept = [len(found)] if shared is not None else []
+    found = [_asked_by_label(one, suspects, row) for one, row in zip(found, scores, strict=False)]
+    proven = [i for i, one in enumerate(found) if one.proven]
+    kept = proven or list(range(len(found), len(measures)))  # without any the trace, which comes last, if there is one
     if not kept:
         return None
-    proven = tuple(one for one in found if one.proven)
-    return weighed(suspects, known, scores[kept], usual[kept], clean.held_out, proven)
+    return weighed(suspects, known, scores[kept], usual[kept], clean.held_out, tuple(found[i] for i in proven))
 
 
-def asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) -> Found:
+def _asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) -> Found:
     """A pattern with what the labels of its carriers say, where its seeds were chosen by theirs."""
     if suspects.told is None or one.label is None or not one.promising:
         return one

@@ -49,7 +49,8 @@ ONE_TARGET = 0.7
 """Share of a cluster's images with one answer that makes it their target class."""
 
 OF_A_STYLE = 0.5
-"""The same of a tenth of them: what some fives of one hand share is no trigger (0.7 and 0.8 of it, triggers 0.2)."""
+"""A pattern of which a tenth of the target's clean images carry so much of what its core carries is the look of a style
+of that class: what some fives of one hand share is no trigger (0.7 and 0.8 of it, triggers 0.2)."""
 
 PATTERNS = 3
 """Patterns looked for, one after the other: an attacker may have several triggers."""
@@ -57,13 +58,13 @@ PATTERNS = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
-    """What the search works on: calm images and the most suspicious ones.
+    """What the search works on: calm images, the most suspicious ones, and those whose label is doubted most.
 
     Attributes:
         suspects: all suspect images.
         clean: the clean pool.
         subjects: both networks.
-        pixels: of the calm and the most suspicious images, uint8 [k, H, W, C].
+        pixels: of all these, uint8 [k, H, W, C].
         place: row of `pixels` by record number, int64 [m]; of chosen records only.
         calm: record numbers of calm images, int64.
         ranked: record numbers of the most suspicious ones, the most suspicious first, int64.

@@ -42,6 +42,11 @@ class Trace:
         """Whether carriers have one label, whatever they show."""
         return self.by_label is not None and self.by_label.proven
 
+    @property
+    def aim(self) -> int | None:
+        """The class that carriers were delivered as, where that is proven."""
+        return self.by_label.label if self.by_label is not None and self.proven else None
+
 
 def common(p_values: Column, rare: float = RARE) -> bool:
     """Whether surely (99 % interval) more than three times as many images fall under `rare` as chance gives."""

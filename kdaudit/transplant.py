@@ -1,7 +1,8 @@
 """Stage 7, the proof: a pattern is put onto clean images that nothing was trained on, and both networks are asked."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,9 +91,7 @@ class HeldOut:
     @classmethod
     def of(cls, subjects: Subjects, pixels: Pixels, batch: int = 64) -> "HeldOut":
         """Ask once; `batch`: images at a time."""
-        asked = [[z.argmax(1) for z in subjects.logits(pixels[i : i + batch])] for i in range(0, len(pixels), batch)]
-        teacher, student = (np.concatenate([np.empty(0, np.int64), *(a[k] for a in asked)]) for k in (0, 1))
-        return cls(pixels, teacher, student)
+        return cls(pixels, *_answers(subjects, (pixels[i : i + batch] for i in range(0, len(pixels), batch))))
 
 
 class Moved(NamedTuple):
@@ -105,14 +104,19 @@ class Moved(NamedTuple):
 
 def put_onto(subjects: Subjects, pattern: Pattern, clean: HeldOut, batch: int = 64) -> Moved:
     """Put a pattern, and its placebos, onto clean images and ask; `batch`: images at a time."""
-    parts = []
     count = len(clean.pixels)
-    for start in range(0, count, batch):
-        part = clean.pixels[start : start + batch]
-        others = clean.pixels[(np.arange(start, start + len(part)) + max(1, count // 2)) % count]
-        teacher, student = (z.argmax(1) for z in subjects.logits(pattern.onto(part)))
-        parts.append((teacher, student, subjects.logits(pattern.placebo(part, others))[0].argmax(1)))
-    return Moved(*(np.concatenate([np.empty(0, np.int64), *(part[k] for part in parts)]) for k in range(3)))
+    other = np.roll(np.arange(count), -max(1, count // 2))  # whose content is the placebo
+    spans = [slice(start, start + batch) for start in range(0, count, batch)]
+    teacher, student = _answers(subjects, (pattern.onto(clean.pixels[span]) for span in spans))
+    placebo, _ = _answers(subjects, (pattern.placebo(clean.pixels[span], clean.pixels[other[span]]) for span in spans))
+    return Moved(teacher, student, placebo)
+
+
+def _answers(subjects: Subjects, parts: Iterable[NDArray[Any]]) -> tuple[Answers, Answers]:
+    """What both networks answer to images, given in parts."""
+    asked = [[z.argmax(1) for z in subjects.logits(part)] for part in parts]
+    teacher, student = (np.concatenate([np.empty(0, np.int64), *(answers[k] for answers in asked)]) for k in (0, 1))
+    return teacher, student
 
 
 def transplant(
