@@ -5,6 +5,7 @@ since every data set holds wrong ones; but beside a target class that is beyond 
 what the images that share a doubted label share is worth a search. Columns in, columns out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ FITTING = 0.5
 
 OF_ITS_OWN = 0.5
 """Share of an answer's flagged images that must be delivered with it, or the labels do not follow the trigger."""
+
+LABELS = 2
+"""Doubted labels that are followed up at each depth."""
 
 MANY = 20
 """Flagged images that must have been delivered as a class for it to be a known target without a proven trigger."""
@@ -88,22 +92,27 @@ def delivered(
     return Delivered(told, disputed, np.where(other, confidence, 0).astype(np.float32))
 
 
-def most_doubted(told: Delivered, known: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Where the control doubts labels most: records of the two labels that are doubted most often.
+def most_doubted(told: Delivered, known: NDArray[np.bool_], depths: Sequence[int]) -> NDArray[np.int64]:
+    """Where the control doubts labels most: records of the labels that are doubted most often.
+
+    A control that knows some classes badly doubts their labels more often than any attacker gives his; but of the most
+    doubted few images his are the most. So the two labels that are most frequent count at every depth.
 
     Args:
         told: the labels.
         known: which images may be chosen, [m].
-        count: images of a label at most; and how many of the most doubted say which labels these are.
+        depths: how many of the most doubted images say which labels these are, ascending. As many as the last says,
+            and twice that of all labels together, are chosen at most.
 
     Returns:
         Record numbers, the most doubted first.
     """
     ranked = np.flatnonzero(known & (told.doubt > 0))
     ranked = ranked[np.argsort(-told.doubt[ranked], kind="stable")]
-    labels = told.labels[ranked]
-    often = np.argsort(-np.bincount(labels[:count]), kind="stable")[:2]
-    rows = [np.flatnonzero(labels == label)[:count] for label in often]
+    labels, most = told.labels[ranked], depths[-1]
+    often = {int(one) for depth in depths for one in np.argsort(-np.bincount(labels[:depth]), kind="stable")[:LABELS]}
+    each = min(most, LABELS * most // max(1, len(often)))
+    rows = [np.flatnonzero(labels == label)[:each] for label in often]
     return np.asarray(ranked[np.sort(np.concatenate([*rows, np.empty(0, np.int64)]))], np.int64)
 
 

@@ -56,6 +56,11 @@ PATTERNS = 3
 """Patterns looked for, one after the other: an attacker may have several triggers."""
 
 
+def seed_counts(most: int, images: int) -> list[int]:
+    """Numbers of seeds to try, ascending; `most`: of seeds, `images`: among which they are."""
+    return sorted({min(most, max(LEAST_SEEDS, round(share * images))) for share in SEED_SHARES})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
     """What the search works on: calm images, the most suspicious ones, and those whose label is doubted most.
@@ -95,10 +100,11 @@ class Bench:
         """Choose the images and decode them; `known`: which have a score, bool [m]."""
         room = MAX_BYTES // (5 * int(np.prod(clean.pixels.shape[1:])))  # a byte as it is, four as a row
         score = np.where(known, suspects.score, -np.inf)
-        kinds = 3 if suspects.told else 1  # the most suspicious ones, and the two labels that are doubted most
-        count = min(MOST_SEEDS, room // (kinds + 2), max(LEAST_SEEDS, round(SEED_SHARES[-1] * int(known.sum()))))
+        kinds = 3 if suspects.told else 1  # the most suspicious ones, and twice as many whose label is doubted
+        counts = seed_counts(min(MOST_SEEDS, room // (kinds + 2)), int(known.sum()))
+        count = counts[-1]
         ranked = np.argsort(-score, kind="stable")[:count]
-        doubted = most_doubted(suspects.told, known, count) if suspects.told else np.empty(0, np.int64)
+        doubted = most_doubted(suspects.told, known, counts) if suspects.told else np.empty(0, np.int64)
         peaceful = known & (suspects.score <= np.median(suspects.score[known]))
         calm = np.flatnonzero(peaceful & ~suspects.told.disputed if suspects.told else peaceful)
         calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - kinds * count)]
@@ -134,7 +140,7 @@ class Bench:
         reference, folds = sharpness(self.clean.pixels), fold_of(self.clean.keys)
         total, best, most = int(self.suspects.read.sum()), None, 0.0
         asked = np.union1d(ranked, self.doubted)
-        by_score = [ranked[:count] for count in self._counts(len(ranked), total)]
+        by_score = [ranked[:count] for count in seed_counts(len(ranked), total)]
         for seeds in (*by_score, *(seeds for _, seeds in self._by_label(self.doubted))):
             one = whitening.towards(rows[self.place[seeds]], fold_of(self.suspects.keys[seeds]))
             if one is None:
@@ -145,11 +151,6 @@ class Bench:
             if share > max(most, OFTEN * RARE) and beyond.sum() >= LEAST_SEEDS:
                 best, most = one, share
         return best
-
-    @staticmethod
-    def _counts(ranked: int, total: int) -> list[int]:
-        """Numbers of seeds to try."""
-        return sorted({min(ranked, max(LEAST_SEEDS, round(share * total))) for share in SEED_SHARES})
 
     def _by_label(self, doubted: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Images whose label the control doubts, label by label; where there are enough of them.
@@ -165,7 +166,7 @@ class Bench:
     def _strongest(
         self, rows: Matrix, whitening: Whitening, ranked: NDArray[np.int64], doubted: NDArray[np.int64]
     ) -> Found | None:
-        counts = self._counts(len(ranked), int(self.suspects.read.sum())) if len(ranked) >= LEAST_SEEDS else []
+        counts = seed_counts(len(ranked), int(self.suspects.read.sum())) if len(ranked) >= LEAST_SEEDS else []
         candidates = [self._candidate(rows, whitening, ranked[:count]) for count in counts]
         candidates += [self._candidate(rows, whitening, seeds, label) for label, seeds in self._by_label(doubted)]
         worth = [c for c in candidates if c is not None and (c.proof.proven or c.promising)]

@@ -57,13 +57,25 @@ def test_the_most_doubted_come_from_the_two_labels_that_are_doubted_most():
     doubt[[7, 40]] = 0.9
     known = np.ones(100, bool)
     known[:3] = False
-    chosen = most_doubted(Delivered(labels, doubt > 0, doubt), known, 25)
+    chosen = most_doubted(Delivered(labels, doubt > 0, doubt), known, [25])
     assert set(labels[chosen]) == {0, 1}
     assert chosen[:2].tolist() == [7, 40]
     assert (labels[chosen] == 0).sum() == 25
     assert not {0, 1, 2} & set(chosen)
     nobody = Delivered(labels, np.zeros(100, bool), np.zeros(100, np.float32))
-    assert most_doubted(nobody, known, 25).tolist() == []
+    assert most_doubted(nobody, known, [25]).tolist() == []
+
+
+def test_a_label_that_is_frequent_among_the_most_doubted_few_is_followed_up():
+    """Two classes that the control hardly knows are doubted more often than forty images get the attacker's label."""
+    labels = np.array([0] * 300 + [1] * 200 + [2] * 40)
+    doubt = np.where(labels == 2, 0.95, np.random.default_rng(0).uniform(0.5, 0.9, 540)).astype(np.float32)
+    told, known = Delivered(labels, doubt > 0, doubt), np.ones(540, bool)
+    assert set(labels[most_doubted(told, known, [500])]) == {0, 1}
+    chosen = most_doubted(told, known, [60, 500])
+    assert np.bincount(labels[chosen]).tolist() == [300, 200, 40]
+    assert (np.diff(doubt[chosen]) <= 0).all()
+    assert len(most_doubted(told, known, [60, 100])) <= 200
 
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.floats(0.01, 0.2))

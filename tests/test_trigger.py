@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
 
-from kdaudit.transplant import HeldOut, Transplant, put_onto, transplant
+from kdaudit.transplant import HeldOut, Transplant, paired_p_value, put_onto, transplant
 from kdaudit.trigger import MIN_MEMBERS, Pattern, recover
 
 SIDE = 16
@@ -138,6 +141,25 @@ def test_a_pattern_is_proven_where_the_teacher_alone_moves(teacher, student, pro
 )  # fmt: skip
 def test_the_bar_for_a_proof(images, teacher, student, proven):
     assert Transplant(images, teacher, student, images - student).proven is proven
+
+
+def test_few_images_prove_a_pattern_that_moves_all_of_them_and_little_else_any():
+    """Eight held-out stop signs, all moved; their intervals overlap with those of one that a placebo moves."""
+    assert Transplant(8, 8, 0, 8, native=40, placebo=1).proven
+    assert not Transplant(8, 8, 0, 8, native=40, placebo=2).proven
+    assert not Transplant(8, 7, 0, 8, native=40, placebo=1).proven
+    assert not Transplant(6, 6, 0, 6, native=40).proven
+    assert not Transplant(8, 8, 0, 1, native=40).proven  # these images show something else now
+
+
+@given(st.integers(1, 12), st.data())
+def test_the_paired_test_takes_the_worst_overlap(images, data):
+    more, fewer = (data.draw(st.integers(0, images)) for _ in range(2))
+    overlaps = range(max(0, more + fewer - images), min(more, fewer) + 1)
+    exact = [binom.sf(more - both - 1, more + fewer - 2 * both, 0.5) for both in overlaps]
+    if more > fewer:
+        assert paired_p_value(more, fewer, images) == pytest.approx(max(exact))
+    assert 0 <= paired_p_value(more, fewer, images) <= 1
 
 
 def test_what_any_other_content_does_as_well_is_no_trigger():
