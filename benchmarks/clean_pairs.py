@@ -160,7 +160,7 @@ def main() -> None:
     ]
     print("\n".join(table))
     if given.save:
-        (lab.RESULTS / "clean_pairs.md").write_text("\n".join(table) + "\n")
+        lab.write_result("clean_pairs.md", "\n".join(table))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("KDAUDIT_SHARED", REPOSITORY.parent / "shared"))
 LAB = Path(os.environ.get("KDAUDIT_LAB", Path.home() / ".cache" / "kdaudit-lab"))
 RESULTS = Path(__file__).resolve().parent / "results"
+READING = "\n## Reading\n"
+"""In a file of results: what follows was written by a person."""
 
 
 @dataclass(frozen=True)
@@ -224,3 +226,11 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def write_result(name: str, text: str) -> None:
+    """Write a file of results; what stood below "## Reading" in it stays, and wants to be read again."""
+    path = RESULTS / name
+    former = path.read_text(encoding="utf-8") if path.exists() else ""
+    reading = former.partition(READING)[2]
+    path.write_text(text.rstrip("\n") + "\n" + (READING + reading if reading else ""), encoding="utf-8")

@@ -354,7 +354,7 @@ def main() -> None:
     if given.innocent:
         text = INNOCENT_HEAD + innocent(world, (given.clean or [1000])[0]) + f"\n\n{conditions(world)}\n"
         print(text)
-        (lab.RESULTS / f"innocent_{given.data}.md").write_text(text)
+        lab.write_result(f"innocent_{given.data}.md", text)
         return
     rows = []
     for clean in given.clean or protocol.sweep:
@@ -362,7 +362,7 @@ def main() -> None:
         text = table_of(world, rows)
     print(text)
     name = f"seed_{protocol.name}" + (f"_{'_'.join(map(str, given.clean))}" if given.clean else "")
-    (lab.RESULTS / f"{name}.md").write_text(text)
+    lab.write_result(f"{name}.md", text)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 python benchmarks/suite --profile cpu                       # all attacks, CIFAR-10 and GTSRB, 5 % clean images
 python benchmarks/suite --data cifar10 --attacks badnets sig --rate 0.01 --clean 0.01
+python benchmarks/suite --profile short                     # victims of 10 epochs, which take attacks up by half
 python benchmarks/suite --table                             # only what is finished
 """
 
 import argparse
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -18,33 +20,53 @@ from benchmarks import lab
 from benchmarks.suite import measure, table, worlds
 from benchmarks.suite.recipes import RECIPES
 
-PROFILES = {"cpu": (("cifar10", "gtsrb"), 0.05, 0.05)}
+
+@dataclass(frozen=True)
+class Profile:
+    """What is measured where nothing else is asked for.
+
+    Attributes:
+        data: data sets.
+        rate: poison rate where the recipe has none of its own.
+        clean: clean pool, as a share of the delivery.
+        epochs: of the victims' training, by data set; the suite's own short one where it is not named.
+    """
+
+    data: tuple[str, ...] = ("cifar10", "gtsrb")
+    rate: float = 0.05
+    clean: float = 0.05
+    epochs: dict[str, int] = field(default_factory=dict)
+
+
+PROFILES = {"cpu": Profile(epochs={"cifar10": 20}), "short": Profile()}
 
 
 def main() -> int:
     """Measure what was asked for and print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks/suite", description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=PROFILES, default="cpu", help="data sets, poison rate and clean pool")
+    parser.add_argument("--profile", choices=PROFILES, default="cpu", help="data sets, rates, length of training")
     parser.add_argument("--data", nargs="+", choices=("cifar10", "gtsrb"), help="instead of the profile's")
     parser.add_argument("--attacks", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
     parser.add_argument("--rate", type=float, help="poison rate where the recipe has none of its own")
     parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")
-    parser.add_argument("--epochs", type=int, help="of the victims' training, instead of the suite's short one")
+    parser.add_argument("--epochs", type=int, help="of the victims' training, instead of the profile's")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
     parser.add_argument("--again", action="store_true", help="judge anew: the detector has changed, the controls not")
     parser.add_argument("--table", action="store_true", help="run nothing: print what is finished")
+    parser.add_argument("--brief", action="store_true", help="print the README's table")
     parser.add_argument("--save", action="store_true", help="also write benchmarks/results/suite_*.md")
     options = parser.parse_args()
-    data, rate, clean = PROFILES[options.profile]
-    data, rate, clean = options.data or data, options.rate or rate, options.clean or clean
+    profile = PROFILES[options.profile]
+    data, rate, clean = options.data or profile.data, options.rate or profile.rate, options.clean or profile.clean
+    epochs = {name: options.epochs or profile.epochs.get(name) for name in data}
     torch.set_num_threads(1)  # the scan has processes of its own; two crowds of threads crawl
     rows = []
     for seed in options.seeds:
         for name in data:
             for attack in options.attacks:
-                case = worlds.case(name, attack, rate, seed, options.epochs)
+                case = worlds.case(name, attack, rate, seed, epochs[name])
                 kept = case.folder / f"row-{clean:g}.json"
                 if not options.table:
                     print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
@@ -57,12 +79,12 @@ def main() -> int:
                     )
                     kept.write_text(json.dumps(row, indent=1))
                 rows += [json.loads(kept.read_text())] if kept.exists() else []
-    text = table.render(rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", options.epochs)
-    print(text)
+    text = table.render(rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs)
+    print(table.brief(rows) if options.brief else text)
     if options.save:
+        kind = "" if options.profile == "cpu" else f"_{options.profile}"
         longer = f"_epochs{options.epochs}" if options.epochs else ""
-        path = lab.RESULTS / f"suite_poison{100 * rate:g}_clean{100 * clean:g}{longer}.md"
-        path.write_text(text, encoding="utf-8")
+        lab.write_result(f"suite{kind}_poison{100 * rate:g}_clean{100 * clean:g}{longer}.md", text)
     return 0
 
 

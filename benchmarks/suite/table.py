@@ -1,6 +1,6 @@
 """The table: one row a case, one column a method, an interval beside every rate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,37 @@ from benchmarks.suite import victims
 from kdaudit.calibration import interval
 
 Row = dict[str, Any]
+TITLES = {
+    "badnets": "BadNets",
+    "badnets-a2a": "BadNets all-to-all",
+    "untargeted": "BadNets, any wrong label",
+    "blended": "Blended picture",
+    "sig": "sinusoid, clean-label",
+    "lc": "label-consistent, clean-label",
+    "ctrl": "CTRL, clean-label",
+    "wanet": "WaNet",
+    "input-aware": "input-aware",
+    "lf": "low-frequency",
+    "bpp": "Bpp",
+    "tact": "TaCT",
+    "two-triggers": "two triggers",
+    "adap-blend": "Adap-Blend",
+    "adap-patch": "Adap-Patch",
+    "label-noise": "10 % wrong labels, no attack",
+    "imbalance": "class sizes 1 to 1/10, no attack",
+    "clean": "no attack",
+}
+"""In the README's order."""
+
 METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signatures", "STRIP")
 
 
-def render(rows: Sequence[Row], title: str, epochs: int | None = None) -> str:
-    """Markdown: the cases, the methods side by side, the means, the conditions; `epochs`: of the victims."""
+RATES = (("hits", "poison"), ("wrong", "innocent"))
+"""What TPR and FPR are made of."""
+
+
+def render(rows: Sequence[Row], title: str, epochs: Mapping[str, int | None]) -> str:
+    """Markdown: cases, methods side by side, means, conditions; `epochs`: of the victims, as `victims.conditions`."""
     lines = [f"# {title}", "", *_cases(rows), "", *_methods(rows), "", *_repair(rows), "", *_means(rows), ""]
     lines += [
         f"Conditions: {lab.today()}; {lab.machine()}.",
@@ -50,6 +76,41 @@ def _cases(rows: Sequence[Row]) -> list[str]:
             f"| {m['cover']} of {r['cover']} | {m.get('auroc', float('nan')):.4f} | {_cost(r['cpu'])} |"
         )
     return out
+
+
+def brief(rows: Sequence[Row]) -> str:
+    """The README's table: a line a case, no intervals; and the means."""
+    shown = METHODS[1:4]
+    lines = ["| | kdaudit | TPR among poison at work | innocent share of its flags | verdict | " + " | ".join(shown)]
+    lines = [lines[0] + " |", "|---" * (5 + len(shown)) + "|"]
+    order = list(TITLES)
+    for r in sorted(
+        rows, key=lambda r: (not r["poison"], not took(r), r["data"] != "cifar10", order.index(r["attack"]))
+    ):
+        m = r["methods"]["kdaudit"]
+        title = ("GTSRB: " if r["data"] == "gtsrb" else "") + TITLES[r["attack"]]
+        if r["poison"]:
+            title += f"{'' if took(r) else ' (did not take)'}, {100 * r['rate']:g} %"
+        others = " | ".join(_cell(r["methods"].get(name)) for name in shown)
+        share, work = _percent(m["wrong"], _flags(m)), _percent(m["hits_at_work"], m["at_work"])
+        lines.append(f"| {title} | **{_cell(m)}** | {work} | {share} | {r['verdict']} | {others} |")
+    attacks = [r for r in rows if r["poison"]]
+    for what, some in (("that took", [r for r in attacks if took(r)]), ("altogether", attacks)):
+        found = [r["methods"]["kdaudit"] for r in some]
+        tpr, fpr = (100 * float(np.mean([m[a] / m[b] for m in found] or [np.nan])) for a, b in RATES)
+        lines += ["", f"Mean of the {len(found)} attacks {what}: {tpr:.1f} / {fpr:.2f}."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(m: Row | None) -> str:
+    """TPR / FPR in percent."""
+    if m is None:
+        return "not measured"
+    return f"{_percent(m['hits'], m['poison'])} / {100 * m['wrong'] / m['innocent']:.2f}"
+
+
+def _percent(hits: int, of: int) -> str:
+    return f"{100 * hits / of:.1f}" if of else "-"
 
 
 def _flags(m: Row) -> int:

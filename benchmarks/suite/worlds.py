@@ -71,7 +71,7 @@ class Case:
 
 
 def case(data: str, name: str, rate: float, seed: int, epochs: int | None = None) -> Case:
-    """A recipe at a rate; the recipe's own rate wins over the profile's, as does a smaller one asked for."""
+    """A recipe at a rate; its own rate, where it has one, wins."""
     recipe = RECIPES[name]
     own = rate if recipe.rate is None else recipe.rate
     return Case(data, recipe, own, seed, epochs)
