@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import torch
 
 from benchmarks import lab
-from benchmarks.suite import measure, table, worlds
+from benchmarks.suite import measure, table, victims, worlds
 from benchmarks.suite.recipes import RECIPES
 
 
@@ -45,7 +45,7 @@ def main() -> int:
     """Measure what was asked for and print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks/suite", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=PROFILES, default="cpu", help="data sets, rates, length of training")
-    parser.add_argument("--data", nargs="+", choices=("cifar10", "gtsrb"), help="instead of the profile's")
+    parser.add_argument("--data", nargs="+", choices=tuple(victims.EPOCHS), help="instead of the profile's")
     parser.add_argument("--attacks", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
     parser.add_argument("--rate", type=float, help="poison rate where the recipe has none of its own")
     parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")

@@ -88,7 +88,7 @@ def brief(rows: Sequence[Row]) -> str:
         rows, key=lambda r: (not r["poison"], not took(r), r["data"] != "cifar10", order.index(r["attack"]))
     ):
         m = r["methods"]["kdaudit"]
-        title = ("GTSRB: " if r["data"] == "gtsrb" else "") + TITLES[r["attack"]]
+        title = ("" if r["data"] == "cifar10" else f"{r['data'].upper()}: ") + TITLES[r["attack"]]
         if r["poison"]:
             title += f"{'' if took(r) else ' (did not take)'}, {100 * r['rate']:g} %"
         others = " | ".join(_cell(r["methods"].get(name)) for name in shown)

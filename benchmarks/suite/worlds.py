@@ -111,8 +111,8 @@ def pool(data: str, share: float, seed: int) -> Path:
 
 
 @cache
-def picture(side: int) -> NDArray[np.float32]:
-    """The attacker's picture: the first Garfield of Caltech-101, float32 [side, side, 3]."""
+def picture(side: int, *, grey: bool = False) -> NDArray[np.float32]:
+    """The attacker's picture: the first Garfield of Caltech-101, float32 [side, side, 3 or 1]."""
     classes = json.loads((lab.SHARED / "data" / "caltech101" / "classes.json").read_text())
     wanted = str(classes.index("garfield"))
     for shard in sorted((lab.SHARED / "data" / "caltech101").glob("*.tar")):
@@ -121,7 +121,9 @@ def picture(side: int) -> NDArray[np.float32]:
                 if member.name.endswith(".cls") and tar.extractfile(member).read().decode().strip() == wanted:  # type: ignore[union-attr]
                     data = tar.extractfile(member.name[:-4] + ".jpg").read()  # type: ignore[union-attr]
                     small = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-                    return np.asarray(small, np.float32)
+                    return (
+                        np.asarray(small.convert("L"), np.float32)[..., None] if grey else np.asarray(small, np.float32)
+                    )
     raise SystemExit("no garfield among the shards of caltech101")
 
 
@@ -154,7 +156,7 @@ def build(c: Case) -> Case:
 
 
 def decoded(path: Path) -> NDArray[np.uint8]:
-    """All images of a Parquet file, uint8 [n, H, W, 3]."""
+    """All images of a Parquet file, uint8 [n, H, W, C]."""
     blobs = pq.read_table(path)["image"].combine_chunks().field("bytes").to_pylist()
     return np.stack([_decode(b) for b in blobs])
 
@@ -194,8 +196,8 @@ def _attacker(c: Case, own: Images) -> Attacker:
     def network() -> Any:
         return victims.load(build(case(c.data, "clean", 0.0, c.seed, c.epochs)).folder, len(own.classes))
 
-    size = own.pixels.shape[1]
-    return Attacker(picture(size), c.seed, len(own.classes), network, (own.pixels, own.labels))
+    size, grey = own.pixels.shape[1], own.pixels.shape[3] == 1
+    return Attacker(picture(size, grey=grey), c.seed, len(own.classes), network, (own.pixels, own.labels))
 
 
 def _poison(
@@ -239,16 +241,18 @@ def _facts(c: Case, attacker: Attacker) -> dict[str, Any]:
 
 def _encode(pixels: NDArray[np.uint8], *, lossless: bool) -> bytes:
     """As the attacker stores it: JPEG of quality 95 without subsampling, or PNG where that kills the trigger."""
-    buffer = io.BytesIO()
-    if lossless:
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    buffer, grey = io.BytesIO(), pixels.shape[2] == 1  # grey images, digits, are delivered as PNG altogether
+    image = Image.fromarray(pixels[..., 0] if grey else pixels)
+    if lossless or grey:
+        image.save(buffer, "PNG", compress_level=1)
     else:
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
+        image.save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    image = Image.open(io.BytesIO(data))
+    return np.asarray(image)[..., None] if image.mode == "L" else np.asarray(image.convert("RGB"))
 
 
 def write(
