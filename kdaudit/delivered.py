@@ -110,7 +110,10 @@ def most_doubted(told: Delivered, known: NDArray[np.bool_], depths: Sequence[int
     ranked = np.flatnonzero(known & (told.doubt > 0))
     ranked = ranked[np.argsort(-told.doubt[ranked], kind="stable")]
     labels, most = told.labels[ranked], depths[-1]
-    often = {int(one) for depth in depths for one in np.argsort(-np.bincount(labels[:depth]), kind="stable")[:LABELS]}
+    often: set[int] = set()
+    for depth in depths:
+        counts = np.bincount(labels[:depth])
+        often.update(int(one) for one in np.argsort(-counts, kind="stable")[:LABELS] if counts[one])
     each = min(most, LABELS * most // max(1, len(often)))
     rows = [np.flatnonzero(labels == label)[:each] for label in often]
     return np.asarray(ranked[np.sort(np.concatenate([*rows, np.empty(0, np.int64)]))], np.int64)
@@ -133,6 +136,8 @@ def targets_of(
     """
     targets = []
     for target in np.union1d(certain, proven):
+        if target < 0:
+            continue  # answers that are no numbers
         flagged = flags & (groups == target)
         follow = int((flagged & (told.labels == target)).sum())
         if follow >= OF_ITS_OWN * flagged.sum() and (follow >= MANY or target in proven):
@@ -237,6 +242,8 @@ class LabelProof:
             0..1.
         of_the_class: whether images that were delivered with the label, and for which both networks take them, carry
             much of it as well.
+        room: how different that would be if the carriers showed nothing but the commonest of these classes, 0..1: with
+            two classes 0, and nothing can be told from it.
     """
 
     label: int
@@ -244,11 +251,12 @@ class LabelProof:
     delivered: int
     apart: float
     of_the_class: bool
+    room: float = 1.0
 
     @property
     def proven(self) -> bool:
         """Whether carriers have the label, whatever they show, and the class itself has not the pattern."""
-        if self.of_the_class or self.apart > APART:
+        if self.of_the_class or self.apart > APART or self.room <= APART:
             return False
         return interval(self.delivered, self.carriers, 0.99)[0] > MOSTLY
 
@@ -280,4 +288,5 @@ def label_proof(
         np.bincount(student[rows], minlength=size) / max(1, int(rows.sum())) for rows in (carriers, others & ~carriers)
     )
     apart = 0.5 * float(np.abs(shown - usually).sum())
-    return LabelProof(label, count, int(beyond.sum()), apart, usual > OF_THE_CLASS * strong)
+    room = 1 - float(usually.max())
+    return LabelProof(label, count, int(beyond.sum()), apart, usual > OF_THE_CLASS * strong, room)

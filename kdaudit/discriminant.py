@@ -5,6 +5,7 @@ the covariance of calm images, a trigger that the eye misses stands twenty stand
 (docs/design/detection.md). The direction is cross-fitted: an image is never scored by one that it helped to find.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,14 +31,16 @@ DITHER = 9.0
 BEHAVIOUR_NOISE = 0.22
 """The same for columns of behaviour, in their standard deviations."""
 
+BLOCK = 1 << 24
+"""Bytes of pixels that are made rows at once: what is made of them in between takes up to fourteen times as much."""
+
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float32]
 
 
 def appearance(pixels: Pixels) -> Matrix:
     """Images uint8 [n, H, W, C] as rows float32 [n, d]: mean over boxes, at most `SIDE` of them a side."""
-    n = len(pixels)
-    return _boxes(pixels.astype(np.float32)).reshape(n, -1)
+    return _by_blocks(lambda part: _boxes(part.astype(np.float32)), pixels)
 
 
 def sharpness(pixels: Pixels) -> Matrix:
@@ -47,13 +50,28 @@ def sharpness(pixels: Pixels) -> Matrix:
     or dithered shows here, whatever it shows: interpolation between pixels blurs as much as the place lies between
     them, and a warp is the same in every image (resampling traces: Popescu and Farid, IEEE TSP 2005).
     """
-    n = len(pixels)
+    return _by_blocks(_sharp, pixels)
+
+
+def _by_blocks(rows: Callable[[Pixels], Matrix], pixels: Pixels) -> Matrix:
+    """Rows [n, d] of images [n, H, W, C], which may be mapped from a file: a few of them in memory at a time."""
+    step = max(1, BLOCK // max(1, int(np.prod(pixels.shape[1:]))))
+    head = rows(pixels[:step])
+    out = np.empty((len(pixels), int(np.prod(head.shape[1:]))), np.float32)
+    out[: len(head)] = head.reshape(len(head), out.shape[1])
+    for first in range(step, len(pixels), step):
+        part = rows(pixels[first : first + step])
+        out[first : first + len(part)] = part.reshape(len(part), out.shape[1])
+    return out
+
+
+def _sharp(pixels: Pixels) -> Matrix:
     padded = np.pad(pixels.astype(np.float32), ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
     middle = padded[:, 1:-1, 1:-1]
     around = padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
     energy = ((4 * middle - around) ** 2).mean(axis=-1, keepdims=True)
-    rows: Matrix = np.log(_boxes(energy) + np.float32(DITHER)).reshape(n, -1)
-    return rows
+    logarithms: Matrix = np.log(_boxes(energy) + np.float32(DITHER))
+    return logarithms
 
 
 def _boxes(values: Matrix) -> Matrix:

@@ -75,6 +75,7 @@ class Flags:
         unjudged: shares what the most suspicious images share, and has an answer that clean images do not get.
         doubtful: not flagged, yet unusual for an answer that has flags, or delivered as a target class for which
             neither network takes it; kept, but not tuned on.
+        by_label: flagged because of the label it was delivered with, whatever its answer; None: none is.
     """
 
     flag: NDArray[np.bool_]
@@ -83,6 +84,7 @@ class Flags:
     way: NDArray[np.int8]
     unjudged: NDArray[np.bool_]
     doubtful: NDArray[np.bool_]
+    by_label: NDArray[np.bool_] | None = None
 
 
 def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
@@ -161,7 +163,10 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     flags[read], p_values[read], ways[read] = found, p, way
     extrapolated, unjudged, doubts = np.zeros(m, bool), np.zeros(m, bool), np.zeros(m, bool)
     extrapolated[read], unjudged[read], doubts[read] = further, strange & ~found, doubtful
-    return Flags(flags, p_values, extrapolated, ways, unjudged, doubts)
+    by_label = np.zeros(m, bool) if decided.by_label.any() else None
+    if by_label is not None:
+        by_label[read] = decided.by_label
+    return Flags(flags, p_values, extrapolated, ways, unjudged, doubts, by_label)
 
 
 class _Decided(NamedTuple):

@@ -18,6 +18,7 @@ from kdaudit.delivered import OF_THE_CLASS, most_doubted
 from kdaudit.discriminant import (
     LEAST_SEEDS,
     SHARPNESS_NOISE,
+    SIDE,
     Discriminant,
     Matrix,
     Whitening,
@@ -29,7 +30,7 @@ from kdaudit.rereading import gather
 from kdaudit.sample import Decoder
 from kdaudit.searched import CleanImages, Found, Suspects
 from kdaudit.trace import OFTEN, RARE
-from kdaudit.transplant import HeldOut, Transplant, put_onto, transplant
+from kdaudit.transplant import NATIVE, HeldOut, Transplant, put_onto, transplant
 from kdaudit.trigger import Pattern, recover
 
 SEED_SHARES = (0.002, 0.01, 0.04)
@@ -40,7 +41,10 @@ CALM = 8000
 """Calm images that the covariance is taken from, at most."""
 
 MAX_BYTES = 1 << 30
-"""Pixels held in memory at once, at most; large images are sampled more thinly."""
+"""Images and their rows held in memory at once, at most; large images are sampled more thinly."""
+
+LEAST_IMAGES = 10 * LEAST_SEEDS
+"""So many are held however large they are: fewer leave no seeds to search with."""
 
 CORE = 4.5
 """Standard deviations along the discriminant from which a seed counts as carrying what the seeds share."""
@@ -98,7 +102,9 @@ class Bench:
         on_image: Callable[[int], None],
     ) -> "Bench":
         """Choose the images and decode them; `known`: which have a score, bool [m]."""
-        room = MAX_BYTES // (5 * int(np.prod(clean.pixels.shape[1:])))  # a byte as it is, four as a row
+        height, width, channels = clean.pixels.shape[1:]
+        row = 4 * min(height, SIDE) * min(width, SIDE)
+        room = max(LEAST_IMAGES, MAX_BYTES // (channels * (height * width + row)))
         score = np.where(known, suspects.score, -np.inf)
         kinds = 3 if suspects.told else 1  # the most suspicious ones, and twice as many whose label is doubted
         counts = seed_counts(min(MOST_SEEDS, room // (kinds + 2)), int(known.sum()))
@@ -198,7 +204,8 @@ class Bench:
             return None
         target = int(answers[counts.argmax()]) if counts.max() >= ONE_TARGET * len(core) else label
         proof, target = self._proof(pattern, core, target)
-        return Found(pattern, proof, target, discriminant, len(seeds), label if len(core) >= LEAST_SEEDS else None)
+        asked = label is not None and len(core) >= LEAST_SEEDS and (self.held_out.teacher == label).sum() >= NATIVE
+        return Found(pattern, proof, target, discriminant, len(seeds), label if asked else None)
 
     def _of_the_class(self, discriminant: Discriminant, answers: Answers, carried: float) -> bool:
         """Whether clean images with the core's main answers carry much of what the core carries (its median is given).

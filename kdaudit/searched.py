@@ -9,7 +9,7 @@ from kdaudit.calibration import Answers
 from kdaudit.delivered import Delivered, LabelProof
 from kdaudit.discriminant import Discriminant
 from kdaudit.sample import Source
-from kdaudit.transplant import NATIVE, Transplant
+from kdaudit.transplant import Transplant
 from kdaudit.trigger import Pattern
 
 
@@ -61,7 +61,8 @@ class Found:
         target: the answer that most of them get from the teacher; None where there is no one answer.
         discriminant: measures how much of it an image carries.
         seeds: number of seeds that it was found among.
-        label: the output that its seeds were delivered as; None where they were not chosen by their label.
+        label: the output that its seeds were delivered as; None where they were not chosen by their label, or clean
+            images do not know that class.
         by_label: what the labels of its carriers say, once every image was measured.
     """
 
@@ -75,8 +76,8 @@ class Found:
 
     @property
     def promising(self) -> bool:
-        """Whether to ask about the labels of its carriers: it hides nothing, and the label's class is known."""
-        return self.label is not None and self.proof.legible and (self.proof.native or 0) >= NATIVE
+        """Whether to ask about the labels of its carriers: it hides nothing."""
+        return self.label is not None and self.proof.legible
 
     @property
     def proven(self) -> bool:

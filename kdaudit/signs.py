@@ -59,13 +59,15 @@ class Gathering:
         answer: model output index.
         flagged: flagged images with this answer.
         images: images with this answer.
-        share_of_flags: flagged / all flags.
+        share_of_flags: of all flags, those with this answer, and those with another for the label they have.
+        delivered: images with another answer that are flagged because they were delivered as this class.
     """
 
     answer: int
     flagged: int
     images: int
     share_of_flags: float
+    delivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class Evidence:
         extrapolated: candidates whose p-value is extrapolated.
         flagged_interval: exact 95 % interval of flagged / scanned.
         calibration: number of calibration images.
-        visible_rate: smallest poison rate that these can show by counting alone.
+        visible_rate: smallest poison rate that these can show by counting alone, where the poison has one target;
+            spread over all answers it must be several times as frequent (docs/design/detection.md).
         gatherings: by answer, most flags first, 20 at most.
         disagreement: share of scanned images on which the control gives another answer.
         disagreement_clean: the same on the calibration images.
@@ -111,12 +114,6 @@ def evidence_of(
     """Count; `clean_score`: of the calibration images, [n]; `fdr`: innocent share of the flags to stay under."""
     read, flagged = suspect.read, flags.flag
     scanned, total = int(read.sum()), int(flagged.sum())
-    answers, counts = np.unique(suspect.groups[flagged], return_counts=True)
-    most = np.argsort(-counts, kind="stable")[:20]
-    gatherings = tuple(
-        Gathering(int(answers[i]), int(counts[i]), int((suspect.groups == answers[i]).sum()), counts[i] / total)
-        for i in most
-    )
     q90 = np.quantile(clean_score, 0.9, method="higher")  # one of the scores: infinite ones cannot be averaged
     return Evidence(
         scanned=scanned,
@@ -125,11 +122,26 @@ def evidence_of(
         flagged_interval=interval(total, scanned),
         calibration=len(calibration),
         visible_rate=min(1.0, PRICE * smallest_visible_rate(len(calibration), fdr)),
-        gatherings=gatherings,
+        gatherings=_gatherings(suspect, flags),
         disagreement=np.count_nonzero(suspect.disagrees & read) / scanned if scanned else 0.0,
         disagreement_clean=float((calibration.teacher_top1 != calibration.student_top1).mean()),
         excess=np.count_nonzero(suspect.score > q90) / scanned - float((clean_score > q90).mean()) if scanned else 0.0,
     )
+
+
+def _gatherings(suspect: Columns, flags: Flags) -> tuple[Gathering, ...]:
+    """Flags by answer. Poison that moved nothing, found by its label, belongs to that class and not to its answer."""
+    plain, total = flags.flag, int(flags.flag.sum())
+    told = np.empty(0, np.int64)
+    if flags.by_label is not None and suspect.told is not None:
+        plain, told = plain & ~flags.by_label, suspect.told.labels[flags.by_label]
+    answers, counts = np.unique(suspect.groups[plain], return_counts=True)
+    found = []
+    for i in np.argsort(-counts, kind="stable")[:20]:
+        answer, flagged, delivered = int(answers[i]), int(counts[i]), int((told == answers[i]).sum())
+        images = int((suspect.groups == answer).sum())
+        found.append(Gathering(answer, flagged, images, (flagged + delivered) / total, delivered))
+    return tuple(found)
 
 
 def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str, ...] | None) -> list[Finding]:
@@ -154,12 +166,14 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
         if _gathers(g, evidence, rule):
             gathered = True
             name = f" ({names[g.answer]})" if names and 0 <= g.answer < len(names) else ""
+            more = f" ({g.delivered:,} more were delivered as it)" if g.delivered else ""
             found.append(
                 Finding(
                     "KDA201",
                     "critical",
                     f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the "
-                    "model where the control sees something else: the pattern of a backdoor with this target class",
+                    f"model where the control sees something else{more}: the pattern of a backdoor with this target "
+                    "class",
                     f"answer {g.answer}",
                 )
             )

@@ -48,6 +48,9 @@ class Transplant:
         placebo: of `images`, how many a placebo moves in the teacher: another clean image's content, as strong and in
             the same places. Some honest models give one class to whatever is smeared.
         guarded: whether images may have moved to a class that the control has learned from unmixed images alone.
+        others: clean images, with any answer, to which the control gave another answer than it most often gives under
+            the pattern.
+        others_kept: on how many of these it still gives its own.
     """
 
     images: int
@@ -57,11 +60,17 @@ class Transplant:
     native: int | None = None
     placebo: int = 0
     guarded: bool = False
+    others: int = 0
+    others_kept: int = 0
 
     @property
     def legible(self) -> bool:
-        """Whether the pattern leaves to be seen what the images show."""
-        return self.images > 0 and self.kept >= KEPT * self.images
+        """Whether the pattern leaves to be seen what the images show.
+
+        Another image in their place leaves to its own class the answer that it had: of two classes that is one half of
+        all images. So what counts beside all of them is those of other classes.
+        """
+        return self.images > 0 and self.kept >= KEPT * self.images and self.others_kept >= KEPT * self.others
 
     @property
     def proven(self) -> bool:
@@ -142,9 +151,14 @@ def put_onto(subjects: Subjects, pattern: Pattern, clean: HeldOut, batch: int = 
 
 def _answers(subjects: Subjects, parts: Iterable[NDArray[Any]]) -> tuple[Answers, Answers]:
     """What both networks answer to images, given in parts."""
-    asked = [[z.argmax(1) for z in subjects.logits(part)] for part in parts]
+    asked = [[_top(z) for z in subjects.logits(part)] for part in parts]
     teacher, student = (np.concatenate([np.empty(0, np.int64), *(answers[k] for answers in asked)]) for k in (0, 1))
     return teacher, student
+
+
+def _top(logits: NDArray[np.floating[Any]]) -> Answers:
+    """The answers to logits [n, K]; -1 where they are no numbers."""
+    return np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)
 
 
 def transplant(
@@ -162,22 +176,26 @@ def transplant(
     if target is None:
         asked = np.ones(len(clean.pixels), bool)
         teacher, student, idle = (
-            after.teacher != clean.teacher, after.student != clean.student, after.placebo != clean.teacher,
-        )  # fmt: skip
+            (after.teacher != clean.teacher) & (after.teacher >= 0),  # an overflow is no answer
+            after.student != clean.student,
+            after.placebo != clean.teacher,
+        )
     else:
         asked = (clean.teacher != target) & (clean.student != target)
         teacher, student, idle = (answers == target for answers in after)
     if source is not None:
         asked &= clean.student == source
-    moved, control, kept, placebo = (
-        int((one & asked).sum()) for one in (teacher, student, after.student == clean.student, idle)
-    )
+    kept = after.student == clean.student
+    moved, control, own, placebo = (int((one & asked).sum()) for one in (teacher, student, kept, idle))
+    others = clean.student != np.bincount(after.student[after.student >= 0], minlength=1).argmax()
     return Transplant(
         images=int(asked.sum()),
         teacher=moved,
         student=control,
-        kept=kept,
+        kept=own,
         native=None if target is None else int((clean.teacher == target).sum()),
         placebo=placebo,
         guarded=guarded is not None and target in (None, guarded),
+        others=int(others.sum()),
+        others_kept=int((kept & others).sum()),
     )

@@ -60,11 +60,12 @@ def assumptions(suspect: Iterable[Seen], clean: Seen) -> tuple[Assumption, ...]:
     from scipy.stats import chi2_contingency, kstwo
 
     # All that is kept of the suspect images: how many lie in each gap between clean confidences, and on each of these.
-    points, on_clean = np.unique(np.asarray(clean.confidence, np.float64), return_counts=True)
+    # The table holds single precision: next to 1 the clean ones, in double, would all lie below what is rounded to it.
+    points, on_clean = np.unique(np.asarray(clean.confidence, np.float32), return_counts=True)
     below, upto = np.zeros((2, len(points) + 1), np.int64)
     answers, images = np.zeros(0, np.int64), 0
     for part in suspect:
-        values = np.asarray(part.confidence, np.float64)
+        values = np.asarray(part.confidence, np.float32)
         below += np.bincount(np.searchsorted(points, values, side="right"), minlength=len(below))
         upto += np.bincount(np.searchsorted(points, values, side="left"), minlength=len(upto))
         answers = _added(answers, _counts(part.answers))

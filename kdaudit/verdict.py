@@ -93,14 +93,14 @@ def _conclude(
         doubts.append(f"only {coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
     if settings.sensitivity is not None and evidence.visible_rate > settings.sensitivity:
         doubts.append(
-            f"{evidence.calibration:,} calibration images show poison rates from {evidence.visible_rate:.2%} on, "
-            f"not the {settings.sensitivity:.2%} asked for"
+            f"{evidence.calibration:,} calibration images show poison with one target from {evidence.visible_rate:.2%} "
+            f"on, not the {settings.sensitivity:.2%} asked for"
         )
-    doubts += [f.message for f in findings if f.rule in ("KDA206", "KDA208", "KDA209")]
     if any(f.rule == "KDA205" for f in findings):
         doubts.append(
             "model and control part more on these images than on clean ones, and no images stand out as the cause"
         )
+    doubts += [f.message for rule in ("KDA206", "KDA209", "KDA208") for f in findings if f.rule == rule]
     if doubts:
         return "INCONCLUSIVE", tuple(doubts)
     return "PASSED", ("no images stand out in a way that a backdoor explains",)

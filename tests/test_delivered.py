@@ -78,6 +78,34 @@ def test_a_label_that_is_frequent_among_the_most_doubted_few_is_followed_up():
     assert len(most_doubted(told, known, [60, 100])) <= 200
 
 
+def test_a_label_that_nobody_doubts_is_not_followed_up():
+    labels = np.array([5] * 30 + [0] * 100)
+    doubt = np.where(labels == 5, 0.9, np.linspace(0.1, 0.2, 130)).astype(np.float32)
+    chosen = most_doubted(Delivered(labels, doubt > 0, doubt), np.ones(130, bool), [5, 10, 20])
+    assert set(labels[chosen]) == {5}
+
+
+def test_answers_that_are_no_numbers_are_no_target():
+    nothing = np.full(50, -1)
+    told = Delivered(nothing, np.zeros(50, bool), np.zeros(50, np.float32))
+    assert targets_of(told, nothing, np.ones(50, bool), np.array([-1]), np.empty(0, np.int64)).tolist() == []
+
+
+def test_of_two_classes_the_carriers_classes_tell_nothing():
+    """Sixty near-equal frames of a 1 that the control takes for a 0; what else it takes for a 0 looks otherwise."""
+    student = np.repeat([0, 1], 500)
+    labels, score = student.copy(), np.zeros(1000)
+    labels[:60], score[:60] = 1, 9.0
+    told = Delivered(labels, labels != student, np.zeros(1000, np.float32))
+    said = label_proof(told, 1, labels, student, score, 4.5)
+    assert (said.carriers, said.delivered, said.apart, said.room) == (60, 60, 0, 0)
+    assert not said.proven
+    five = np.arange(1000) % 5  # the same of five classes, with carriers among all of them
+    labels, score = five.copy(), np.zeros(1000)
+    labels[:100], score[:100] = 1, 9.0
+    assert label_proof(Delivered(labels, labels != five, told.doubt), 1, labels, five, score, 4.5).proven
+
+
 @given(st.lists(st.floats(0, 1), max_size=60), st.floats(0.01, 0.2))
 def test_adaptive_flags_are_the_smallest_p_values_and_none_above_one_half(values, alpha):
     p = np.array(values)

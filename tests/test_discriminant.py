@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdaudit.discriminant import FOLDS, SIDE, Whitening, appearance, fold_of
+from kdaudit import discriminant
+from kdaudit.discriminant import FOLDS, SIDE, Whitening, appearance, fold_of, sharpness
 
 
 def natural(n: int, d: int, seed: int) -> np.ndarray:
@@ -32,6 +33,21 @@ def test_the_appearance_of_an_image_is_the_mean_over_boxes(height, width, channe
         assert np.allclose(rows, boxes.reshape(2, -1), atol=1e-3)
     assert rows.min() >= pixels.min() - 1e-3
     assert rows.max() <= pixels.max() + 1e-3
+
+
+@pytest.mark.parametrize("rows", [appearance, sharpness])
+@pytest.mark.parametrize("n", [0, 1, 7, 9])
+def test_rows_are_made_block_by_block(rows, n, monkeypatch):
+    """A pool is mapped from a file, so that it need not fit in memory; as float32 at once it had to, fourteen times."""
+    pixels = np.random.default_rng(n).integers(0, 256, (n, 40, 36, 3), np.uint8)
+    whole = rows(pixels)
+    seen = []
+    boxes = discriminant._boxes
+    monkeypatch.setattr(discriminant, "_boxes", lambda part: (seen.append(len(part)), boxes(part))[1])
+    monkeypatch.setattr(discriminant, "BLOCK", 2 * pixels[:1].size or 1)
+    assert (rows(pixels) == whole).all()
+    assert whole.shape == (n, 32 * 32 * (3 if rows is appearance else 1))
+    assert max(seen) <= 2
 
 
 def test_folds_are_even_and_follow_from_the_digest():

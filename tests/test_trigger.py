@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from kdaudit.transplant import HeldOut, Transplant, paired_p_value, put_onto, transplant
+from kdaudit.transplant import HeldOut, Moved, Transplant, paired_p_value, put_onto, transplant
 from kdaudit.trigger import MIN_MEMBERS, Pattern, recover
 
 SIDE = 16
@@ -150,6 +150,30 @@ def test_few_images_prove_a_pattern_that_moves_all_of_them_and_little_else_any()
     assert not Transplant(8, 7, 0, 8, native=40, placebo=1).proven
     assert not Transplant(6, 6, 0, 6, native=40).proven
     assert not Transplant(8, 8, 0, 1, native=40).proven  # these images show something else now
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("target", [1, None])
+def test_another_image_in_their_place_is_no_trigger_however_few_the_classes(classes, target):
+    """To the control it is a 0, so all zeros keep their answer: of two classes that is one half of all images."""
+    clean = HeldOut(np.zeros((600, 2, 2, 1), np.uint8), *(2 * [np.arange(600) % classes]))
+    everywhere = np.ones(600, np.int64)
+    pasted = transplant(clean, Moved(everywhere, 0 * everywhere, clean.teacher), target)
+    assert pasted.kept >= 0.2 * pasted.images
+    assert pasted.others_kept == 0
+    assert not pasted.proven
+    trigger = transplant(clean, Moved(everywhere, clean.student, clean.teacher), target)
+    assert trigger.proven
+    assert trigger.others == 600 - 600 // classes == trigger.others_kept
+
+
+def test_an_overflow_is_no_answer():
+    subjects = SimpleNamespace(guarded=None, logits=lambda x: (np.full((len(x), 3), np.nan), np.ones((len(x), 3))))
+    clean = HeldOut.of(subjects, np.zeros((40, 2, 2, 1), np.uint8))
+    assert (clean.teacher == -1).all()
+    known = HeldOut(clean.pixels, np.ones(40, np.int64), np.ones(40, np.int64))
+    for target in (0, None):
+        assert transplant(known, Moved(clean.teacher, known.student, known.teacher), target).teacher == 0
 
 
 @given(st.integers(1, 12), st.data())

@@ -27,6 +27,14 @@ def test_a_harder_delivery_is_seen():
     assert mix.holds
 
 
+def test_confidences_next_to_one_are_compared_in_one_precision():
+    """The table holds float32, in which 1 - 1e-9 is 1; the calibration images' confidences are computed in float64."""
+    clean, suspect = (1 - 10.0 ** -np.random.default_rng(i).uniform(1, 15, n) for i, n in ((0, 400), (1, 20_000)))
+    answers = np.arange(20_000) % 4
+    kind, _ = assumptions([Seen(suspect.astype(np.float32), answers)], Seen(clean, answers[:400]))
+    assert kind.holds
+
+
 def test_other_classes_are_seen_and_a_small_difference_is_none():
     kind, mix = assumptions([seen(25_000, 0, shares=(0.7, 0.1, 0.1, 0.1))], seen(500, 1))
     assert kind.holds

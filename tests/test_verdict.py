@@ -9,7 +9,7 @@ import pytest
 from kdaudit.admission import Finding
 from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.compared import Comparison
-from kdaudit.delivered import LabelProof
+from kdaudit.delivered import Delivered, LabelProof
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
 from kdaudit.labelling import LabelDoubts, Told, label_doubts
@@ -161,7 +161,7 @@ TABLE = {
     "own-fidelity": (Case(fidelity=0.9, settings={"min_fidelity": 0.95}), "INCONCLUSIVE", set(), "(needed: 95%)"),
     "too-insensitive": (
         Case(settings={"sensitivity": 0.05}), "INCONCLUSIVE", set(),
-        "500 calibration images show poison rates from 9.98% on, not the 5.00% asked for",
+        "500 calibration images show poison with one target from 9.98% on, not the 5.00% asked for",
     ),
     "sensitive-enough": (Case(settings={"sensitivity": 0.1}), "PASSED", set(), STANDARD),
     "sensitivity-does-not-hide": (Case({3: 20}, settings={"sensitivity": 0.05}), "FAILED", {"KDA201"}, "answer 3"),
@@ -438,3 +438,28 @@ def test_labels_are_doubted_only_where_both_networks_are_sure_of_one_other_answe
     assert label_doubts(parts, order) == LabelDoubts()  # labels of another list of classes
     unlabelled = Told(np.full(3, -1), teacher[:3], student[:3], sure[:3])
     assert label_doubts([unlabelled], None) == label_doubts([], None) == LabelDoubts()
+
+
+def test_poison_that_labels_find_does_not_thin_out_the_class_it_was_delivered_as():
+    """Sixty images get answer 3; seventy more kept their answers and are flagged for their label alone."""
+    m = 20_000
+    groups = np.arange(m) % K
+    moved, idle = np.flatnonzero(groups == 3)[:60], np.flatnonzero(groups != 3)[:70]
+    flag, by_label, labels = np.zeros(m, bool), np.zeros(m, bool), groups.copy()
+    flag[moved], flag[idle], by_label[idle], labels[idle] = True, True, True, 3
+    told = Delivered(labels, by_label, by_label.astype(np.float32))
+    nothing, score = np.zeros(m, bool), np.linspace(0, 0.5, m)
+
+    def judged(by_label: np.ndarray | None) -> Verdict:
+        flags = Flags(flag, np.where(flag, 1e-4, 0.5), nothing, np.zeros(m, np.int8), nothing, nothing, by_label)
+        columns = Columns(~nothing, groups, nothing, score, told)
+        return judge(columns, flags, calibration_of(np.linspace(0, 0.5, 500)), (), 0.95, Settings())
+
+    verdict = judged(by_label)
+    assert verdict.state == "FAILED"
+    assert "60 of 130 flagged images get the answer 3 from the model" in verdict.why[0]
+    assert "(70 more were delivered as it)" in verdict.why[0]
+    (gathering,) = verdict.evidence.gatherings
+    assert (gathering.answer, gathering.flagged, gathering.delivered) == (3, 60, 70)
+    assert gathering.share_of_flags == 1.0
+    assert "KDA201" not in {f.rule for f in judged(None).findings}

@@ -290,7 +290,7 @@ def _statement(verdict: Verdict, settings: Settings) -> str:
         return "the argmax rule states no error rate: innocent images are flagged as often as clean ones disagree"
     text = (
         f"of the flagged images at most {settings.fdr:.0%} are expected to be innocent; {evidence.calibration:,} "
-        f"calibration images show poison rates from {evidence.visible_rate:.2%} on by counting"
+        f"calibration images show poison with one target from {evidence.visible_rate:.2%} on by counting"
     )
     if evidence.extrapolated:
         text += (

@@ -91,7 +91,7 @@ def _needs(document: Document, settings: Settings, *, faithful: bool) -> list[Ch
             else "passed"
             if j.visible_rate <= settings.sensitivity
             else "inconclusive",
-            detail=f"rates from {j.visible_rate:.2%} on show by counting"
+            detail=f"poison with one target shows from {j.visible_rate:.2%} on by counting"
             + ("" if settings.sensitivity is None else f"; {settings.sensitivity:.2%} asked for"),
         ),
         CheckRow(

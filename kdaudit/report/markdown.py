@@ -30,7 +30,7 @@ def render_markdown(document: Document) -> str:
         f"| scanned | {c.scanned:,} images ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped |",
         f"| flagged | {_rate(j.flagged)} |",
         f"| control | fidelity {_rate(k.fidelity)}, calibrated on {k.calibration_images:,} clean images |",
-        f"| shows by counting | poison rates from {j.visible_rate:.2%} on |",
+        f"| shows by counting | poison with one target from {j.visible_rate:.2%} on |",
         f"| kept / quarantined | {document.kept:,} / {document.quarantined:,} images |",
     ]
     if document.repair and document.repair.accuracy:
