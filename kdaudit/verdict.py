@@ -3,6 +3,7 @@
 `judge` takes columns, never files or models. docs/verdict.md has the table that `_conclude` follows.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ from kdaudit.admission import Finding
 from kdaudit.compared import Comparison
 from kdaudit.flagging import Columns, Flags, score_of
 from kdaudit.labelling import LabelDoubts
+from kdaudit.multiplicity import PRICE
 from kdaudit.searched import Found
 from kdaudit.settings import Settings
 from kdaudit.signs import Evidence, behaviour, evidence_of
@@ -91,7 +93,13 @@ def _conclude(
     coverage = evidence.scanned / records
     if coverage < settings.min_coverage:
         doubts.append(f"only {coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
-    if settings.sensitivity is not None and evidence.visible_rate > settings.sensitivity:
+    if settings.rule != "argmax" and evidence.visible_rate >= 1:
+        needed = math.ceil(PRICE / settings.fdr)
+        doubts.append(
+            f"{evidence.calibration:,} calibration images show no poison by counting, however much there is "
+            f"({needed:,} would begin to): give more clean images"
+        )
+    elif settings.sensitivity is not None and evidence.visible_rate > settings.sensitivity:
         doubts.append(
             f"{evidence.calibration:,} calibration images show poison with one target from {evidence.visible_rate:.2%} "
             f"on, not the {settings.sensitivity:.2%} asked for"

@@ -163,6 +163,13 @@ TABLE = {
         Case(settings={"sensitivity": 0.05}), "INCONCLUSIVE", set(),
         "500 calibration images show poison with one target from 9.98% on, not the 5.00% asked for",
     ),
+    "too-few-to-count": (
+        Case(calibration=49), "INCONCLUSIVE", set(),
+        "49 calibration images show no poison by counting, however much there is (50 would begin to)",
+    ),
+    "just-enough-to-count": (Case(calibration=50), "PASSED", set(), STANDARD),
+    "too-few-do-not-hide": (Case({3: 20}, calibration=40), "FAILED", {"KDA201"}, "answer 3"),
+    "argmax-counts-otherwise": (Case(calibration=40, settings=ARGMAX), "PASSED", set(), STANDARD),
     "sensitive-enough": (Case(settings={"sensitivity": 0.1}), "PASSED", set(), STANDARD),
     "sensitivity-does-not-hide": (Case({3: 20}, settings={"sensitivity": 0.05}), "FAILED", {"KDA201"}, "answer 3"),
     "excess": (Case(shift=0.05), "INCONCLUSIVE", {"KDA205"}, "part more on these images than on clean ones"),

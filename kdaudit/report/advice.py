@@ -13,11 +13,7 @@ def next_steps(document: Document) -> list[str]:
     if document.judgement.flagged.hits:
         steps.append("look at the flagged images: quarantine.csv lists them, kept.csv is the delivery without them")
     rate = document.judgement.visible_rate
-    if rate >= 1:
-        steps.append(
-            f"{document.control.calibration_images:,} calibration images show no poison by counting: give more"
-        )
-    elif rate > 0.01:
+    if 0.01 < rate < 1:
         steps.append(f"poison rates below {rate:.2%} do not show by counting: more clean images would lower that")
     steps.append("a passed scan speaks of these images only: a trigger that is not in the delivery was not looked for")
     return steps
