@@ -1,16 +1,21 @@
 """The preprocessing, the output kind and the class order are found, and doubts are said."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from onnx_builders import Patterns, classifier, png
 
+from kdaudit import fitting
 from kdaudit.admission import admit
 from kdaudit.decoder import open_decoder
 from kdaudit.errors import DataError, UsageError
 from kdaudit.fitting import fit
 from kdaudit.fitting.alignment import align, named_order
 from kdaudit.fitting.scores import consistency, output_kind
+from kdaudit.fitting.trials import Candidate
 from kdaudit.opening import open_session
+from kdaudit.preprocess import Preprocess
 from kdaudit.source import open_source
 
 PATTERNS = Patterns.draw()
@@ -223,6 +228,21 @@ def test_a_handful_of_images(tmp_path):
     assert {candidate.preprocess.geometry.fit for candidate in found.table} == {"stretch", "crop"}
     one = fitted(classifier(PATTERNS, RECIPE), tmp_path, images[:1], None)
     assert not one.sure
+
+
+@pytest.mark.parametrize(("gap", "winner"), [(0.020, "unit"), (0.010, "mnist")])
+def test_a_scale_that_is_surely_less_accurate_is_no_tie(gap, winner):
+    """MNIST: 98 of 100 answers alike, 2 more mistakes; at its own scale the network knows no grey ground."""
+    field = [Preprocess.parse(f"28x28x1-stretch-RGB-NCHW-{name}") for name in ("unit", "mnist")]
+    loss = dict(zip(field, (0.54, 0.12), strict=True))
+    trials = SimpleNamespace(
+        labelled=True,
+        margin=lambda _a, _b: (gap, 0.0074),
+        same=lambda _a, _b: 0.978,
+        changed_loss=lambda p, _n: loss[p],
+    )
+    table = {p: Candidate(p, 400, 0.99, 0.005, 0.99, 0.02) for p in field}
+    assert fitting._winner(trials, field, table).scale.name == winner
 
 
 def test_output_kinds():
