@@ -13,6 +13,7 @@ from kdaudit import repair as repairs
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
+from kdaudit.errors import KdauditError
 from kdaudit.gate import read_baseline
 from kdaudit.progress import Watch
 from kdaudit.report import evidence, outputs
@@ -56,6 +57,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
     teacher = admit(request.model)
     given = controls.check_control(request.control, teacher) if request.control else None
     places = workbench.locate(request.data, request.clean)
+    workbench.check_outside(request.run, places)
     command = "compare" if request.control else "scan"
     run = RunDirectory(request.run, teacher.digest, str(request.model), command)
     try:
@@ -78,7 +80,6 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
         manifests = judgement.write_samples(rows, judged, sets, run)
         repaired = None
-        run.file("repaired.onnx").unlink(missing_ok=True)  # an earlier pass over this directory may have made one
         if settings.repair and control.distilled is not None and control.fidelity < settings.min_fidelity:
             clock.say("no repaired model: a control that is not faithful enough to judge with is none to use either")
         elif settings.repair and control.distilled is not None:
@@ -102,6 +103,9 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         outputs.write(document, run.path)
         run.finish(document.model_dump(mode="json"))
         return document
+    except KdauditError as error:
+        run.stop(str(error))
+        raise
     finally:
         run.close()
 
@@ -128,7 +132,8 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         The report's `repair` section.
 
     Raises:
-        UsageError: the control that the run was given has gone, or is none that can be tuned.
+        UsageError: the control that the run was given has gone, or is none that can be tuned; the suspect images are
+            not those that were audited.
         RunDirectoryError: not a finished run.
     """
     report = read_document(path)
@@ -145,6 +150,7 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
     try:
         bench = workbench.set_up(teacher, merged)
         sets = workbench.survey_both(workbench.locate(Path(recipe.data), Path(recipe.clean)), clock)
+        judgement.demand_audited(run, sets)
         bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock))
         pool = controls.read_clean(bench, sets, merged, run, clock)
         if given_at and given:

@@ -17,7 +17,7 @@ from kdaudit.report.document import Document, parse_document
 from kdaudit.report.results import CandidatesSection
 from kdaudit.report.sections import FindingRow, GateResult, GateSection, Suppression
 from kdaudit.settings import Ignore, Settings
-from kdaudit.verdict import SEVERITIES
+from kdaudit.verdict import SEVERITIES, unopened_sentence
 
 MAX_DIGESTS = 10_000
 """Flagged images whose digests a report carries; of more, they are read from the samples.parquet beside it."""
@@ -181,6 +181,8 @@ def _answer(
         doubts.append(
             f"only {document.coverage.share:.2%} of the images could be read (needed: {settings.min_coverage:.0%})"
         )
+    if document.coverage.unopened:
+        doubts.append(unopened_sentence(document.coverage.unopened))
     if settings.sensitivity is not None and document.judgement.visible_rate > settings.sensitivity:
         doubts.append(
             f"poison rates show from {document.judgement.visible_rate:.2%} on, not the "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from kdaudit.comparison import Subjects
 from kdaudit.conduct import Behaved, Conduct, conduct
 from kdaudit.control import Control
 from kdaudit.delivered import delivered
+from kdaudit.errors import UsageError
 from kdaudit.flagging import Columns, Flags, SecondLook, flag, score_of
 from kdaudit.interventions import keys_of
 from kdaudit.labelling import Told, label_doubts
@@ -122,6 +124,7 @@ def judge_rows(
             likeness.found if likeness else (),
             likeness.trace if likeness else None,
             label_doubts(map(_told, _unflagged(rows, columns, flags)), order),
+            sets.suspect_survey.unopened,
         )
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)
@@ -230,6 +233,25 @@ def write_samples(rows: RowStore, judged: Judged, sets: Sets, run: RunDirectory)
         tables = (file.read_row_group(i, columns=list(COLUMNS)) for i in range(file.num_row_groups))
         classes = sets.suspect.classes if sets.suspect else None
         return write_manifests(tables, classes, run.file("kept.csv"), run.file("quarantine.csv"))
+
+
+def demand_audited(run: RunDirectory, sets: Sets) -> None:
+    """Refuse images that are not those of the run's samples.parquet, one by one and in the same order.
+
+    Raises:
+        UsageError: they are not.
+    """
+    import pyarrow.parquet as pq
+
+    assert sets.suspect is not None
+    with pq.ParquetFile(run.file("samples.parquet")) as file:
+        known = (name for part in file.iter_batches(columns=["id"]) for name in part["id"].to_pylist())
+        for audited, record in zip_longest(known, sets.suspect.records()):
+            if record is None or audited != record.id:
+                where = "" if record is None else f" ({record.path} is not as it was)"
+                raise UsageError(
+                    f"{sets.suspect.root} is not the data set that {run.path} has audited{where}: scan it again first"
+                )
 
 
 def read_judged(run: RunDirectory) -> Judged:

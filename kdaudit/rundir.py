@@ -92,6 +92,12 @@ class RunDirectory:
         self._write("report.json", report)
         self._write("state/run.json", self._note | {"status": "finished", "stage": "done"})
 
+    def stop(self, why: str) -> None:
+        """Note why the run ends here, for whoever asks for its report."""
+        if not self._keep_report:
+            note = read_note(self.path) or self._note
+            self._write("state/run.json", note | {"status": "unfinished", "why": why})
+
     def close(self) -> None:
         """Let another process have the directory."""
         self._lock.close()
@@ -146,6 +152,8 @@ def read_report(path: Path) -> dict[str, Any]:
     note = read_note(path)
     if note is None:
         raise RunDirectoryError(f"{path} is not a run of kdaudit: give the directory that `kdaudit scan -o` wrote")
+    if note["status"] != "finished" and note.get("why"):
+        raise RunDirectoryError(f'{path} ended at "{note["stage"]}" without a report: {note["why"]}')
     if note["status"] != "finished":
         raise RunDirectoryError(
             f"{path} is unfinished (stopped at: {note['stage']}): run the same `kdaudit {note['command']}` again with "

@@ -35,6 +35,7 @@ class Record:
         data: the encoded image; empty when it could not be read or was not tried.
         status: READ here means that the bytes were read, not that they decode.
         reason: why not, in a few words; empty when READ.
+        many: whether it stands for images of unknown number: an archive that was not opened, a folder not looked into.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Record:
     data: bytes
     status: Status = Status.READ
     reason: str = ""
+    many: bool = False
 
     def __post_init__(self) -> None:
         if len(self.path) > MAX_PATH:

@@ -90,6 +90,7 @@ class Evidence:
         trace: what images share where no pattern was proven.
         unjudged: suspicious images whose answer clean images do not get.
         labels: what both networks say to the labels.
+        unopened: archives and folders of the delivery that nobody looked into.
     """
 
     scanned: int
@@ -106,6 +107,7 @@ class Evidence:
     trace: Trace | None = None
     unjudged: int = 0
     labels: LabelDoubts = field(default_factory=LabelDoubts)
+    unopened: int = 0
 
 
 def evidence_of(

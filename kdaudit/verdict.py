@@ -49,6 +49,7 @@ def judge(
     triggers: tuple[Found, ...] = (),
     trace: Trace | None = None,
     labels: LabelDoubts = LabelDoubts(),  # noqa: B008  frozen
+    unopened: int = 0,
 ) -> Verdict:
     """The model-level call.
 
@@ -63,10 +64,12 @@ def judge(
         triggers: patterns that the second look has proven.
         trace: what images share where it has proven none.
         labels: what both networks say to the labels.
+        unopened: archives and folders of the delivery that nobody looked into.
     """
     clean_score = score_of(calibration, settings.rule)
     evidence = evidence_of(suspect, flags, calibration, clean_score, settings.fdr)
-    evidence = replace(evidence, triggers=triggers, trace=trace, unjudged=int(flags.unjudged.sum()), labels=labels)
+    unjudged = int(flags.unjudged.sum())
+    evidence = replace(evidence, triggers=triggers, trace=trace, unjudged=unjudged, labels=labels, unopened=unopened)
     findings = sorted(
         (*static, *behaviour(evidence, suspect, settings.rule, names)),
         key=lambda f: -SEVERITIES.index(f.severity),
@@ -93,6 +96,8 @@ def _conclude(
     coverage = evidence.scanned / records
     if coverage < settings.min_coverage:
         doubts.append(f"only {coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
+    if evidence.unopened:
+        doubts.append(unopened_sentence(evidence.unopened))
     if settings.rule != "argmax" and evidence.visible_rate >= 1:
         needed = math.ceil(PRICE / settings.fdr)
         doubts.append(
@@ -112,3 +117,12 @@ def _conclude(
     if doubts:
         return "INCONCLUSIVE", tuple(doubts)
     return "PASSED", ("no images stand out in a way that a backdoor explains",)
+
+
+def unopened_sentence(count: int) -> str:
+    """What `count` archives and folders that nobody looked into mean."""
+    what = "archive or folder" if count == 1 else "archives or folders"
+    return (
+        f"{count:,} {what} in the delivery could not be looked into, and nobody knows how many images are there "
+        "(see quarantine.csv): unpack, mend or remove"
+    )

@@ -186,10 +186,11 @@ def survey_both(places: Places, clock: Clock) -> Sets:
         advance(surveyed.count)
         clean_survey = survey(clean)
         advance(clean_survey.count)
-    for location, found in ((places.suspect, surveyed), (places.clean, clean_survey)):
-        if location is not None and found.read == 0:
+    for source, location, found in ((suspect, places.suspect, surveyed), (clean, places.clean, clean_survey)):
+        if source is not None and found.read == 0:
+            first = next(source.records())
             raise DataError(
-                f"{location}: not one of {found.count:,} images could be read; check its permissions and its format"
+                f"{location}: not one of {found.count:,} images could be read; the first, {first.path}: {first.reason}"
             )
     if suspect:
         clock.say(f"suspect: {surveyed.count:,} images ({suspect.kind}); clean: {clean_survey.count:,} ({clean.kind})")
@@ -222,6 +223,19 @@ def fit_preprocessing(bench: Workbench, sets: Sets, settings: Settings, clock: C
     if fitted.note:
         clock.say(fitted.note)
     return fitted
+
+
+def check_outside(run: Path, places: Places) -> None:
+    """Refuse a run directory among the images: the next pass would count its own files as images that it cannot read.
+
+    Raises:
+        UsageError: it lies inside one of the sets.
+    """
+    for location in (places.suspect, places.clean):
+        if location is not None and location.is_dir() and run.resolve().is_relative_to(location.resolve()):
+            raise UsageError(
+                f"the run directory {run} lies inside {location}, among the images: choose another with -o"
+            )
 
 
 def check_writable(path: Path) -> None:

@@ -357,3 +357,54 @@ def test_an_unreadable_image_is_listed_and_low_coverage_is_inconclusive(passed, 
     # What is in both runs has the same row in both.
     first, second = (dict(zip(t["id"], t["score"], strict=True)) for t in map(samples, (passed.run, run)))
     assert {i: s for i, s in second.items() if i in first} == first
+
+
+def test_an_archive_that_nobody_opened_is_no_passed_scan(passed, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(passed.delivery.data, data)
+    (data / "3/more.zip").write_bytes(b"PK")
+    run = copied(passed.run, tmp_path / "run")
+    finished(kdaudit_command("scan", passed.delivery.model, data, "-o", run, "--steps", STEPS, "--no-repair"), 3)
+    report = json.loads((run / "report.json").read_text())
+    assert report["verdict"] == "INCONCLUSIVE"
+    assert report["why"][0].startswith("1 archive or folder in the delivery could not be looked into")
+    assert report["coverage"]["unopened"] == 1
+    assert report["coverage"]["share"] > 0.99
+
+
+def test_a_run_directory_among_the_images_is_refused(passed):
+    for run in (passed.delivery.data / "run", passed.delivery.data / "clean/deep/run"):
+        done = kdaudit_command("scan", passed.delivery.model, passed.delivery.data, "-o", run)
+        finished(done, 2)
+        assert f"the run directory {run} lies inside" in done.stderr
+        assert not run.exists()
+
+
+def test_a_pass_that_ends_early_leaves_no_result_of_an_earlier_one(passed, tmp_path):
+    run, data, clean = copied(passed.run, tmp_path / "run"), tmp_path / "data", tmp_path / "clean"
+    clean.mkdir()
+    shutil.copytree(passed.delivery.data, data, ignore=shutil.ignore_patterns("clean"))
+    for image in sorted((passed.delivery.data / "clean").iterdir())[:99]:
+        shutil.copy(image, clean / image.name)
+    finished(kdaudit_command("scan", passed.delivery.model, data, "-o", run, "--clean", clean), 3)
+    assert not {p.name for p in run.iterdir()} & {"kept.csv", "quarantine.csv", "samples.parquet", "report.html"}
+    asked = kdaudit_command("report", run)
+    finished(asked, 2)
+    assert "has 99 usable images" in asked.stderr
+    assert "again" not in asked.stderr
+
+
+def test_repair_refuses_images_that_are_not_those_that_were_audited(scanned, tmp_path):
+    data, run = tmp_path / "data", copied(scanned.run, tmp_path / "run")
+    shutil.copytree(scanned.delivery.data, data)
+    report = json.loads((run / "report.json").read_text())
+    report["recipe"]["data"], report["recipe"]["clean"] = str(data), str(data / "clean")
+    (run / "report.json").write_text(json.dumps(report))
+    changed = sorted((data / "3").iterdir())[1]
+    changed.write_bytes(b"junk")
+    done = kdaudit_command("repair", run, "-o", tmp_path / "clean.onnx")
+    finished(done, 2)
+    assert f"{data} is not the data set that {run} has audited (3/{changed.name} is not as it was)" in done.stderr
+    shutil.rmtree(data / "9")
+    finished(kdaudit_command("repair", run, "-o", tmp_path / "clean.onnx"), 2)
+    assert not (tmp_path / "clean.onnx").exists()

@@ -170,7 +170,7 @@ def test_named_order():
 
 def test_too_many_classes(tmp_path):
     images, labels = PATTERNS.images(40)
-    with pytest.raises(DataError, match="6 classes and the model gives 5"):
+    with pytest.raises(DataError, match=r"6 classes \(a, b, c, d, ..., f\) and the model gives 5"):
         fitted(classifier(PATTERNS, RECIPE), tmp_path, images, labels, tuple("abcdef"))
     with pytest.raises(DataError, match="9 classes"):
         fitted(classifier(PATTERNS, RECIPE), tmp_path, images, [8] * 40)

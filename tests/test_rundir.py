@@ -158,6 +158,22 @@ def test_the_report_of_an_unfinished_run_is_refused_with_the_way_on(tmp_path):
     assert f"run the same `kdaudit scan` again with -o {tmp_path} to go on" in text
 
 
+def test_a_run_that_ended_by_itself_says_why_and_not_that_it_could_go_on(tmp_path):
+    run = opened(tmp_path)
+    run.mark("read the clean images")
+    run.stop("the pool has 99 images; at least 100 are needed")
+    run.close()
+    with pytest.raises(RunDirectoryError) as caught:
+        read_report(tmp_path)
+    assert str(caught.value) == (
+        f'{tmp_path} ended at "read the clean images" without a report: the pool has 99 images; at least 100 are needed'
+    )
+    again = opened(tmp_path)
+    again.close()
+    with pytest.raises(RunDirectoryError, match="is unfinished"):
+        read_report(tmp_path)
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", "7", '{"format": 1}', '"text"', b"\xff\xfe", '{"format": "1"}']
 )

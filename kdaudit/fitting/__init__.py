@@ -128,8 +128,9 @@ def _check_counts(signature: Signature, labels: Sequence[int | None] | None, cla
     if labels is not None:
         count = max(count, 1 + max((label for label in labels if label is not None), default=-1))
     if count > signature.classes:
+        named = f" ({', '.join(classes[:4])}, ..., {classes[-1]})" if classes else ""
         raise DataError(
-            f"the data set has {count} classes and the model gives {signature.classes} scores; "
+            f"the data set has {count} classes{named} and the model gives {signature.classes} scores; "
             "they cannot belong together: check that this data set goes with this model"
         )
 
@@ -201,7 +202,8 @@ def _verdict(trials: Trials, table: list[Candidate], signature: Signature, class
     differing = [c for c in rivals if trials.same(best.preprocess, c.preprocess) < SAME_ANSWERS]
     if len(rivals) > len(differing):
         alike = len(rivals) - len(differing)
-        notes.append(f"{alike} other candidate{'s give' if alike > 1 else ' gives'} the same answers: harmless")
+        count = f"{alike} other candidate{'s give' if alike > 1 else ' gives'} the same answers"
+        notes.append(f"{count}: harmless to the audit, but control and repaired model know this one alone")
     # A candidate that fell out in an early round is still the runner-up if nobody else is left.
     others = differing or [c for c in table[1:] if 0 < c.images < best.images]
     runner_up = max(others, key=lambda c: c.score, default=None)

@@ -79,6 +79,7 @@ def build_document(
             unreadable=survey.count - survey.skipped - scanned,
             skipped=survey.skipped,
             share=scanned / survey.count,
+            unopened=survey.unopened,
             reasons=list(seen.found.reasons),
             examples=list(seen.found.unread),
         ),

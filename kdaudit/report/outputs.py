@@ -17,9 +17,13 @@ def write(document: Document, run: Path) -> None:
         write_bytes(run / name, render_as(form, document, run).encode())
 
 
+RESULTS = ("samples.parquet", "kept.csv", "quarantine.csv", "repaired.onnx")
+"""What else speaks of one result."""
+
+
 def remove(run: Path) -> None:
-    """Take the renderings of an earlier pass away."""
-    for name in FILES.values():
+    """Take the renderings and the results of an earlier pass away: a pass that ends early leaves none."""
+    for name in (*FILES.values(), *RESULTS):
         (run / name).unlink(missing_ok=True)
 
 

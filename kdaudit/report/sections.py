@@ -95,13 +95,14 @@ class CoverageSection(Section):
     """What of the suspect set was looked at; "clean" is never said of the rest.
 
     `reasons` counts the images that were not scanned, most frequent reason first (50 at most); `examples` names the
-    first 100 of them.
+    first 100 of them. `unopened` of them are archives or folders, of who knows how many images each.
     """
 
     scanned: int
     unreadable: int
     skipped: int
     share: float
+    unopened: int = 0
     reasons: list[ReasonRow] = []
     examples: list[UnreadRow] = []
 

@@ -106,7 +106,7 @@ def repair_lines(repair: RepairSection, columns: int | None = None) -> list[str]
     width = width_of(columns)
     made = "" if repair.tuned else "the distilled control (no labels to tune on)"
     if repair.accuracy and repair.accuracy_before:
-        made += f"tuned on {repair.images:,} kept images, {repair.steps:,} steps"
+        made += f"tuned on {repair.images:,} kept images, {repair.steps:,} steps; feed it as above"
     lines = _wrapped(f"repaired  {printable(repair.file)}: {made}", width, 10, "")
     if repair.accuracy and repair.accuracy_before:
         before, after = percent(repair.accuracy_before), percent(repair.accuracy)

@@ -30,6 +30,7 @@ class Survey:
         digests: digests of the READ contents, each once, sorted, uint64 [N, 2] (see `Digests`); none once `counted`.
         duplicates: READ records whose content stood before, `read - len(digests)`.
         contents: SHA-256 of the digests, hexadecimal: names what was read, in whatever order.
+        unopened: records that stand for images of unknown number each (`Record.many`).
     """
 
     count: int
@@ -41,6 +42,7 @@ class Survey:
     digests: Digests
     duplicates: int
     contents: str
+    unopened: int = 0
 
     @property
     def counted(self) -> "Survey":
@@ -59,10 +61,11 @@ def survey(source: Source) -> Survey:
     """Read a source from front to back, keeping 16 bytes an image."""
     tally = dict.fromkeys(Status, 0)
     label_counts = None if source.classes is None else np.zeros(len(source.classes), np.int64)
-    unlabelled = 0
+    unlabelled = unopened = 0
     digests = _Pile()
     for record in source.records():
         tally[record.status] += 1
+        unopened += record.many
         if record.status is not Status.READ:
             continue
         digests.add(content_digest(record.data))
@@ -82,6 +85,7 @@ def survey(source: Source) -> Survey:
         digests=unique,
         duplicates=read - len(unique),
         contents=digests_of(unique),
+        unopened=unopened,
     )
 
 

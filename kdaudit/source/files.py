@@ -81,7 +81,7 @@ def regular_file(root: Path, path: str, *, through_links: bool = False) -> tuple
         raise Unreadable(Status.SKIPPED, "not a possible file name") from error
     kind = stat.S_IFMT(information.st_mode)
     if kind == stat.S_IFDIR:
-        raise Unreadable(Status.UNREADABLE, "a folder, not a file")
+        raise Unreadable(Status.UNREADABLE, "a folder, not a file", many=True)
     if kind != stat.S_IFREG:
         raise Unreadable(Status.SKIPPED, f"not a regular file but a {_SPECIAL.get(kind, 'special file')}")
     return full, information.st_size
@@ -117,6 +117,8 @@ def read_file(root: Path, path: str, *, through_links: bool = False) -> bytes:
 def _resolved(root: Path, full: str) -> str:
     resolved = os.path.realpath(full, strict=True)
     if not f"{resolved}/".startswith(f"{root}".rstrip("/") + "/"):
+        if Path(resolved).is_dir():
+            raise Unreadable(Status.SKIPPED, "link to a folder out of the data set, not followed", many=True)
         raise Unreadable(Status.SKIPPED, "link out of the data set")
     return resolved
 

@@ -8,9 +8,8 @@ from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
 from kdaudit.source.files import read_file, regular_file
 from kdaudit.source.names import is_hidden, is_image_name, printable
-from kdaudit.source.parts import HIDDEN, NOT_AN_IMAGE, Unreadable
+from kdaudit.source.parts import COMPRESSED, HIDDEN, Unreadable, beside
 
-COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 MANIFESTS = (".csv", ".jsonl")
 GIVE = "give a folder of images or of class folders, tar shards, Parquet files, or a manifest (.csv, .jsonl)"
 
@@ -58,7 +57,7 @@ class FolderSource:
             regular_file(self._real, name)
         except Unreadable as outcome:
             return outcome.record(path, label)
-        return Record(path, label, b"", Status.SKIPPED, NOT_AN_IMAGE)
+        return beside(path, label, name)
 
 
 def sort_classes(names: Sequence[str]) -> list[str]:

@@ -9,8 +9,8 @@ from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
 from kdaudit.source.files import regular_file
 from kdaudit.source.labels import MAX_CLASSES, numbered_classes
-from kdaudit.source.names import Repeated, is_hidden, printable
-from kdaudit.source.parts import HIDDEN, NOT_AN_IMAGE, Leftover, Part, Unreadable, chained, encoded
+from kdaudit.source.names import Repeated, printable
+from kdaudit.source.parts import Leftover, Part, Unreadable, beside, chained, encoded
 
 BATCH_ROWS = 64
 """Rows held at a time."""
@@ -44,14 +44,13 @@ class ParquetSource:
         fault = ""
         for name in names or [root.resolve().name]:
             if names and not name.lower().endswith(".parquet"):
-                reason = HIDDEN if is_hidden(name) else NOT_AN_IMAGE
-                self._parts.append(Leftover(Record(printable(name), None, b"", Status.SKIPPED, reason)))
+                self._parts.append(Leftover(beside(printable(name), None, name)))
                 continue
             try:
                 file = _File(regular_file(folder, name)[0], printable(name), repeated)
             except Unreadable as outcome:
                 fault = fault or f"{printable(name)}: {outcome.reason}"
-                self._parts.append(Leftover(outcome.record(printable(name), None)))
+                self._parts.append(Leftover(outcome.record(printable(name), None, many=True)))
                 continue
             self._parts.append(file)
             files.append(file)

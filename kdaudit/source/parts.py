@@ -5,27 +5,41 @@ from typing import Protocol
 
 from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
+from kdaudit.source.names import is_hidden
 
 MAX_IMAGE_BYTES = 256 << 20
 """A larger file is skipped: no photograph has this size, and one file must not fill the memory."""
 
 NOT_AN_IMAGE = "not an image extension"
 HIDDEN = "hidden file or folder"
+UNOPENED = "an archive, not opened"
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+CONTAINERS = (*COMPRESSED, ".tar", ".parquet", ".arrow", ".npz", ".h5", ".hdf5", ".tfrecord", ".lmdb")
+"""Extensions of files that may hold any number of images."""
 EMPTY = "empty file"
 TOO_LARGE = f"larger than {MAX_IMAGE_BYTES >> 20} MiB"
 
 
 class Unreadable(Exception):
-    """Why a file gives no bytes, and whether it was tried at all."""
+    """Why a file gives no bytes, whether it was tried at all, and whether it may hold many images."""
 
-    def __init__(self, status: Status, reason: str) -> None:
+    def __init__(self, status: Status, reason: str, *, many: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.many = many
 
-    def record(self, path: str, label: int | None) -> Record:
-        """The record that says so."""
-        return Record(path, label, b"", self.status, self.reason)
+    def record(self, path: str, label: int | None, *, many: bool = False) -> Record:
+        """The record that says so; `many`: it is a shard."""
+        return Record(path, label, b"", self.status, self.reason, many=many or self.many)
+
+
+def beside(path: str, label: int | None, name: str) -> Record:
+    """The record of a file called `name` that is none of the source's images or shards."""
+    if is_hidden(name):
+        return Record(path, label, b"", Status.SKIPPED, HIDDEN)
+    many = name.lower().endswith(CONTAINERS)
+    return Record(path, label, b"", Status.SKIPPED, UNOPENED if many else NOT_AN_IMAGE, many=many)
 
 
 class Part(Protocol):

@@ -7,10 +7,11 @@ from pathlib import Path
 from kdaudit.errors import DataError
 from kdaudit.sample import Source
 from kdaudit.source.files import walk
-from kdaudit.source.folder import COMPRESSED, GIVE, MANIFESTS, FolderSource
+from kdaudit.source.folder import GIVE, MANIFESTS, FolderSource
 from kdaudit.source.manifest import ManifestSource
 from kdaudit.source.names import Names, excluded, is_hidden, is_image_name, printable
 from kdaudit.source.parquet import ParquetSource
+from kdaudit.source.parts import COMPRESSED
 from kdaudit.source.webdataset import WebDatasetSource
 
 

@@ -20,6 +20,7 @@ from kdaudit.source.parts import (
     Leftover,
     Part,
     Unreadable,
+    beside,
     chained,
     encoded,
 )
@@ -65,7 +66,7 @@ class WebDatasetSource:
                 shard = _Shard(regular_file(folder, name)[0], printable(name), repeated)
             except Unreadable as outcome:
                 faults.append(f"{printable(name)}: {outcome.reason}")
-                self._parts.append(Leftover(outcome.record(printable(name), None)))
+                self._parts.append(Leftover(outcome.record(printable(name), None, many=True)))
                 continue
             self._parts.append(shard)
             shards.append(shard)
@@ -147,7 +148,7 @@ class _Shard:
         if label is not None and label >= self.limit:
             label = None
         if member.kind is Kind.DAMAGED:
-            return Record(path, None, b"", Status.UNREADABLE, member.reason)
+            return Record(path, None, b"", Status.UNREADABLE, member.reason, many=True)
         reason = member.reason
         if not reason and is_second:
             reason = "second member of this name"
@@ -157,6 +158,8 @@ class _Shard:
             reason = HIDDEN
         if not reason and member.size > MAX_IMAGE_BYTES:
             reason = TOO_LARGE
+        if reason == NOT_AN_IMAGE:
+            return beside(path, label, member.name)
         if reason:
             return Record(path, label, b"", Status.SKIPPED, reason)
         return encoded(path, label, archive.read(member.offset, member.size))
@@ -213,8 +216,7 @@ def _no_images(root: Path, faults: Sequence[str]) -> str:
 
 def _leftover(name: str) -> Leftover:
     """A file beside the shards. Images do not stand here: `open_source` refuses the mixture."""
-    reason = HIDDEN if is_hidden(name) else NOT_AN_IMAGE
-    return Leftover(Record(printable(name), None, b"", Status.SKIPPED, reason))
+    return Leftover(beside(printable(name), None, name))
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:

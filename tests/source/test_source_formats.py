@@ -131,9 +131,29 @@ def test_nested_shards_of_a_hub_checkout(tmp_path: Path) -> None:
 def test_a_tar_deep_in_a_folder_of_images_is_skipped(tmp_path: Path) -> None:
     write_folder(tmp_path, pictures(3))
     write_tar(tmp_path / "0/backup.tar", pictures(3))
+    write(tmp_path / "0/more.ZIP", b"PK")
+    write(tmp_path / "0/notes.txt", b"not an image")
     source = open_source(tmp_path)
     assert source.kind == "folder"
-    assert survey(source).skipped == 1
+    found = survey(source)
+    assert (found.skipped, found.unopened) == (3, 2)
+    assert {r.path: r.reason for r in source.records() if r.many} == {
+        "0/backup.tar": "an archive, not opened",
+        "0/more.ZIP": "an archive, not opened",
+    }
+
+
+def test_a_shard_that_cannot_be_read_is_of_unknown_size(tmp_path: Path) -> None:
+    write_tar(tmp_path / "tars/0.tar", pictures(3))
+    whole = (tmp_path / "tars/0.tar").read_bytes()
+    write(tmp_path / "tars/1.tar", whole[:700])
+    write(tmp_path / "tars/2.tar", b"")
+    write_parquet(tmp_path / "tables/0.parquet", pictures(3))
+    write(tmp_path / "tables/1.parquet", b"PAR1 and no more")
+    for name, unopened in (("tars", 2), ("tables", 1)):
+        found = survey(open_source(tmp_path / name))
+        assert found.unopened == unopened, name
+        assert found.read >= 3
 
 
 def test_exclude_leaves_a_folder_out(tmp_path: Path) -> None:
