@@ -76,7 +76,8 @@ class Settings(BaseSettings):
     workers: int | None = Field(None, ge=1, le=1024, description="threads of the comparison [default: one per core]")
     preprocess: str | None = Field(None, description="preprocessing recipe or scale; found when left out")
 
-    max_clean: int = Field(20_000, ge=50, description="clean images used at most")
+    # At least kdaudit.pool.MIN_POOL: a smaller pool is refused, but only once its images have been read.
+    max_clean: int = Field(20_000, ge=100, description="clean images used at most")
     budget: float | None = Field(None, gt=0, allow_inf_nan=False, description="minutes for distilling the control")
     steps: int | None = Field(None, ge=1, description="distillation steps, instead of a budget")
     temperature: float = Field(4.0, gt=0, le=100, description="distillation temperature")

@@ -8,6 +8,7 @@ import pytest
 from kdaudit.cli import options
 from kdaudit.cli.main import cli
 from kdaudit.errors import Exit, UsageError
+from kdaudit.pool import MIN_POOL
 from kdaudit.settings import Settings, load_settings
 
 
@@ -86,7 +87,7 @@ def test_an_unknown_name_in_a_file_is_refused_by_its_name(tmp_path, file, text):
     "given",
     [
         {"seed": -1}, {"seed": 2**31}, {"fdr": 0}, {"fdr": 1}, {"fdr": float("nan")}, {"batch_size": 0}, {"workers": 0},
-        {"max_clean": 49}, {"budget": 0}, {"budget": -3}, {"budget": float("inf")}, {"repair_epochs": float("inf")},
+        {"max_clean": 99}, {"budget": 0}, {"budget": -3}, {"budget": float("inf")}, {"repair_epochs": float("inf")},
         {"steps": 0}, {"temperature": 0}, {"temperature": float("nan")}, {"min_fidelity": 1.1}, {"min_coverage": -0.1},
         {"sensitivity": 0}, {"interventions": ()},
         {"rule": "guess"}, {"device": "tpu"}, {"fail_on": "none"}, {"decoder": "opencv"}, {"provider": "rocm"},
@@ -98,6 +99,11 @@ def test_a_bad_option_is_named_as_it_was_given(given):
     assert f"setting '{name}'" in message
     assert f"(given as --{name.replace('_', '-')})" in message
     assert "\n" not in message
+
+
+def test_as_many_clean_images_as_a_pool_needs_can_be_asked_for():
+    assert load_settings(max_clean=MIN_POOL).max_clean == MIN_POOL
+    assert str(MIN_POOL) in refusal(max_clean=MIN_POOL - 1)
 
 
 def test_a_bad_variable_is_named(monkeypatch):
