@@ -483,6 +483,14 @@ def test_a_bad_environment_variable_is_named(refused, delivery, tmp_path, monkey
     assert "KDAUDIT_FDR" in refused(*scan(delivery, tmp_path / "run"))
 
 
+@pytest.mark.parametrize("more", [(), ("--fail-on", "low")])
+def test_an_unknown_environment_variable_is_refused_by_inspect_too(more, kdaudit, delivery, monkeypatch):
+    monkeypatch.setenv("KDAUDIT_FDRR", "3")
+    code, output, errors = kdaudit("inspect", delivery / "model.onnx", *more)
+    assert (code, output) == (2, "")
+    assert "unknown setting 'fdrr' in the variable KDAUDIT_FDRR; did you mean 'fdr'?" in errors
+
+
 def test_an_environment_variable_that_is_not_json_where_a_list_is_wanted_is_named(
     refused, delivery, tmp_path, monkeypatch
 ):
