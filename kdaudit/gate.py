@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from kdaudit.admission import FINDINGS
 from kdaudit.errors import Exit, RunDirectoryError, UsageError
 from kdaudit.report.document import Document, parse_document
 from kdaudit.report.results import CandidatesSection
 from kdaudit.report.sections import FindingRow, GateResult, GateSection, Suppression
 from kdaudit.settings import Ignore, Settings
+from kdaudit.signs import BEHAVIOUR
 from kdaudit.verdict import SEVERITIES
 
 MAX_DIGESTS = 10_000
@@ -84,6 +86,21 @@ def flagged_digests(found: CandidatesSection, run: Path | None) -> frozenset[str
     if candidates_section(digests).digest != found.digest:
         raise RunDirectoryError(f"{table} is not that of the report beside it: keep both files of one run together")
     return digests
+
+
+def check_ignores(ignores: Iterable[Ignore]) -> None:
+    """Refuse an ignore of a rule that finds nothing: it would never hold, and nobody would notice.
+
+    Raises:
+        UsageError: no finding has such a rule; a refusal (KDA0..) is none, since no model passes with it.
+    """
+    known = FINDINGS.keys() | BEHAVIOUR.keys()
+    for number, ignore in enumerate(ignores):
+        if ignore.rule not in known:
+            raise UsageError(
+                f"setting 'ignores.{number}.rule': no finding has the rule {ignore.rule!r}; findings of the graph are "
+                "KDA1.., those of behaviour KDA2..: `kdaudit explain` lists them"
+            )
 
 
 def read_baseline(path: Path | None) -> Baseline | None:

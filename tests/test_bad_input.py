@@ -498,6 +498,18 @@ def test_an_environment_variable_that_is_not_json_where_a_list_is_wanted_is_name
     assert "interventions" in refused(*scan(delivery, tmp_path / "run")).lower()
 
 
+@pytest.mark.parametrize("rule", ["KDA999", "KDA001"])
+def test_an_ignore_of_a_rule_that_no_finding_has_is_refused(rule, kdaudit, delivery, tmp_path):
+    Path("kdaudit.toml").write_text(f'[[ignores]]\nrule = "{rule}"\nreason = "x"\nexpires = 2030-01-01\n')
+    for command in (scan(delivery, tmp_path / "run"), ("gate", tmp_path / "run")):
+        code, _, error = kdaudit(*command)
+        assert code == 2
+        assert f"setting 'ignores.0.rule': no finding has the rule '{rule}'" in error
+        assert "KDA1.." in error
+        assert "KDA2.." in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_demo_does_not_overwrite_a_folder_that_is_not_its_own(refused, tmp_path):
     (tmp_path / "delivery").mkdir()
     (tmp_path / "delivery/thesis.txt").write_text("years of work")
