@@ -169,6 +169,17 @@ def apply(
     return document.model_copy(update={"findings": findings, "gate": gate, "exit_code": int(code)})
 
 
+def reason_of(finding: FindingRow) -> str:
+    """How a finding stands among the gate's reasons."""
+    return f"{finding.rule} ({finding.severity}): {finding.message}"
+
+
+def limits_of(document: Document) -> list[str]:
+    """The gate's reasons that no finding stands for: a limit that was passed, or a doubt."""
+    findings = {reason_of(finding) for finding in document.findings}
+    return [why for why in document.gate.reasons if why not in findings]
+
+
 def _answer(
     document: Document, findings: list[FindingRow], settings: Settings, fresh: int | None
 ) -> tuple[GateResult, list[str]]:
@@ -177,11 +188,7 @@ def _answer(
     reasons = []
     if settings.fail_on != "never":
         bar = SEVERITIES.index(settings.fail_on)
-        reasons = [
-            f"{f.rule} ({f.severity}): {f.message}"
-            for f in findings
-            if f.suppressed is None and SEVERITIES.index(f.severity) >= bar
-        ]
+        reasons = [reason_of(f) for f in findings if f.suppressed is None and SEVERITIES.index(f.severity) >= bar]
     flagged = document.judgement.flagged
     count = flagged.hits if fresh is None else fresh
     if settings.max_flagged_rate is not None and flagged.of and count / flagged.of > settings.max_flagged_rate:

@@ -158,10 +158,10 @@ def _invocation(document: Document) -> dict[str, Any]:
         told.append(
             {"level": "warning", "message": {"text": f"{more:,} more images were not scanned: see quarantine.csv"}}
         )
-    if document.gate.result == "inconclusive":
-        told += [
-            {"level": "error", "message": {"text": printable(f"inconclusive: {why}")}} for why in document.gate.reasons
-        ]
+    # Reasons that are findings as well: the level of a result does not say whether the gate failed because of it.
+    gate = document.gate
+    state = "inconclusive" if gate.result == "inconclusive" else f"gate {gate.result}"
+    told += [{"level": "error", "message": {"text": printable(f"{state}: {why}")}} for why in gate.reasons]
     return {
         "executionSuccessful": True,
         "exitCode": document.exit_code,
