@@ -143,12 +143,7 @@ def apply(
     """
     fresh = _new_candidates(document, baseline, run)
     notes: list[str] = []
-    findings = [
-        finding.model_copy(
-            update={"suppressed": _suppression(finding, document, settings, baseline, fresh, today, notes)}
-        )
-        for finding in document.findings
-    ]
+    findings = [_held(finding, document, settings, baseline, fresh, today, notes) for finding in document.findings]
     result, reasons = _answer(document, findings, settings, fresh)
     if settings.exit_zero and result != "passed":
         notes.append(
@@ -213,7 +208,7 @@ def _answer(
     return ("inconclusive", doubts) if doubts else ("passed", [])
 
 
-def _suppression(
+def _held(
     finding: FindingRow,
     document: Document,
     settings: Settings,
@@ -221,20 +216,28 @@ def _suppression(
     fresh: int | None,
     today: date,
     notes: list[str],
-) -> Suppression | None:
-    for ignore in settings.ignores:
-        if not _matches(ignore, finding, document):
-            continue
-        if today > ignore.expires:
-            notes.append(f"the ignore of {ignore.rule} ({ignore.reason}) expired on {ignore.expires}: it counts again")
-            continue
-        return Suppression(by="ignore", reason=ignore.reason, expires=ignore.expires.isoformat())
-    if baseline is None or finding.fingerprint not in baseline.findings:
-        return None
-    if finding.rule in OF_IMAGES and fresh:
-        notes.append(f"{finding.rule} is in the baseline, but {fresh:,} flagged images are not: it counts again")
-        return None
-    return Suppression(by="baseline", reason=f"in the baseline {baseline.name}")
+) -> FindingRow:
+    """The finding with what takes it out of the gate, or with the ignore that no longer does."""
+    ignores = [
+        (ignore, Suppression(by="ignore", reason=ignore.reason, expires=ignore.expires.isoformat()))
+        for ignore in settings.ignores
+        if _matches(ignore, finding, document)
+    ]
+    held = next((as_row for ignore, as_row in ignores if today <= ignore.expires), None)
+    if held is None and baseline is not None and finding.fingerprint in baseline.findings:
+        if finding.rule in OF_IMAGES and fresh:
+            notes.append(f"{finding.rule} is in the baseline, but {fresh:,} flagged images are not: it counts again")
+        else:
+            held = Suppression(by="baseline", reason=f"in the baseline {baseline.name}")
+    lapsed = [as_row for ignore, as_row in ignores if today > ignore.expires] if held is None else []
+    notes += [f"the ignore of {finding.rule} ({one.reason}) {expiry_of(one)}" for one in lapsed]
+    last = max(lapsed, key=lambda one: one.expires or "", default=None)
+    return finding.model_copy(update={"suppressed": held, "expired": last})
+
+
+def expiry_of(expired: Suppression) -> str:
+    """What is said of an ignore that no longer holds, wherever it is said."""
+    return f"expired on {expired.expires}: it counts again"
 
 
 def _matches(ignore: Ignore, finding: FindingRow, document: Document) -> bool:

@@ -5,7 +5,7 @@ from kdaudit.report.advice import next_steps
 from kdaudit.report.document import Document
 from kdaudit.report.escape import markdown_code, markdown_text, relative_uri, workflow_property, workflow_text
 from kdaudit.report.rules import rules
-from kdaudit.report.sections import FindingRow, Rate
+from kdaudit.report.sections import FindingRow, Rate, Suppression
 
 MAX_ROWS = 10
 MAX_ANNOTATIONS = 10
@@ -48,6 +48,7 @@ def render_github(document: Document) -> str:
     state = "is inconclusive" if document.gate.result == "inconclusive" else "gate failed"
     # What no finding stands for goes first: GitHub shows so many of each kind, and this must be among them.
     told = [("error", f"title=kdaudit {state}", why) for why in limits_of(document)]
+    told += [("warning", "title=kdaudit gate", note) for note in document.gate.notes]
     told += [annotation for finding in document.findings for annotation in _annotation(finding, document)]
     lines = []
     for kind in ("error", "warning", "notice"):
@@ -62,16 +63,23 @@ def render_github(document: Document) -> str:
 
 
 def _annotation(finding: FindingRow, document: Document) -> list[tuple[str, str, str]]:
-    """Kind, properties and text of a finding's annotation; none where it lets the gate pass and is low."""
-    if reason_of(finding) in document.gate.reasons:
+    """Kind, properties and text of a finding's annotation; none where it is low, and nobody asked about it."""
+    text, held = finding.message, finding.suppressed
+    if held:
+        kind, text = "notice", f"{text} ({_suppressed(held)})"
+    elif reason_of(finding) in document.gate.reasons:
         kind = "error"
-    elif finding.suppressed or finding.severity == "low":
+    elif finding.severity == "low":
         return []
     else:
         kind = "warning" if finding.severity == "medium" else "error"
     place = workflow_property(relative_uri(document.model.path))
     title = workflow_property(f"{finding.rule} {rules()[finding.rule].title}" if finding.rule in rules() else "")
-    return [(kind, f"file={place},title={title}", finding.message)]
+    return [(kind, f"file={place},title={title}", text)]
+
+
+def _suppressed(held: Suppression) -> str:
+    return f"suppressed: {held.reason}" + (f", until {held.expires}" if held.expires else "")
 
 
 def _gate(document: Document) -> list[str]:
@@ -96,12 +104,7 @@ def _findings(document: Document) -> list[str]:
         return ["", "No findings."]
     lines = ["", "### Findings", "", "| rule | severity | finding | |", "|---|---|---|---|"]
     for finding in document.findings[:MAX_ROWS]:
-        held = finding.suppressed
-        note = (
-            ""
-            if held is None
-            else markdown_text(f"suppressed: {held.reason}" + (f", until {held.expires}" if held.expires else ""))
-        )
+        note = markdown_text(_suppressed(finding.suppressed)) if finding.suppressed else ""
         lines.append(f"| {finding.rule} | {finding.severity} | {markdown_text(finding.message)} | {note} |")
     return lines + _more(len(document.findings))
 
