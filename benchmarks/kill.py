@@ -67,7 +67,7 @@ def command(delivery: Delivery, steps: int) -> list[str]:
 def started(words: list[str], where: Path) -> subprocess.Popen[str]:
     """Begin the command in a directory, or go on there."""
     root = str(Path(__file__).resolve().parent.parent)
-    env = dict(os.environ, OMP_NUM_THREADS="1", CI="1", KDAUDIT_PARTNERS="8", PYTHONPATH=root)
+    env = dict(os.environ, OMP_NUM_THREADS="1", CI="1", PYTHONPATH=root)
     where.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(words, cwd=where, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

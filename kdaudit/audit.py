@@ -14,7 +14,7 @@ from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
 from kdaudit.errors import KdauditError
-from kdaudit.gate import read_baseline
+from kdaudit.gate import check_ignores, read_baseline
 from kdaudit.progress import Watch
 from kdaudit.report import evidence, outputs
 from kdaudit.report.build import build_document, repair_section
@@ -53,6 +53,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         KdauditError: see `kdaudit.errors`; the run directory then says that it is unfinished.
     """
     clock = Clock(watch)
+    check_ignores(settings.ignores)
     baseline = read_baseline(settings.baseline)
     teacher = admit(request.model)
     given = controls.check_control(request.control, teacher) if request.control else None

@@ -17,6 +17,7 @@ from kdaudit.errors import KdauditError
 from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.signature import Signature
+from kdaudit.version import __version__
 from kdaudit.views import to_planes
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ def _with_shapes(model: Any, signature: Signature, metadata: dict[str, str], *, 
     graph = model.graph
     del graph.value_info[:]
     graph.name = "kdaudit control"
-    model.producer_name = "kdaudit"
+    # Else torch's version stands behind our name.
+    model.producer_name, model.producer_version = "kdaudit", __version__
     onnx.helper.set_model_props(model, metadata)
     batch = signature.batch if drop_in else None
     _declare(graph.input[0], (batch, *_sizes(graph.input[0])))

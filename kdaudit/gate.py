@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from kdaudit.admission import FINDINGS
 from kdaudit.errors import Exit, RunDirectoryError, UsageError
 from kdaudit.report.document import Document, parse_document
 from kdaudit.report.results import CandidatesSection
 from kdaudit.report.sections import FindingRow, GateResult, GateSection, Suppression
 from kdaudit.settings import Ignore, Settings
+from kdaudit.signs import BEHAVIOUR
 from kdaudit.verdict import SEVERITIES, unopened_sentence
 
 MAX_DIGESTS = 10_000
@@ -86,6 +88,21 @@ def flagged_digests(found: CandidatesSection, run: Path | None) -> frozenset[str
     return digests
 
 
+def check_ignores(ignores: Iterable[Ignore]) -> None:
+    """Refuse an ignore of a rule that finds nothing: it would never hold, and nobody would notice.
+
+    Raises:
+        UsageError: no finding has such a rule; a refusal (KDA0..) is none, since no model passes with it.
+    """
+    known = FINDINGS.keys() | BEHAVIOUR.keys()
+    for number, ignore in enumerate(ignores):
+        if ignore.rule not in known:
+            raise UsageError(
+                f"setting 'ignores.{number}.rule': no finding has the rule {ignore.rule!r}; findings of the graph are "
+                "KDA1.., those of behaviour KDA2..: `kdaudit explain` lists them"
+            )
+
+
 def read_baseline(path: Path | None) -> Baseline | None:
     """An earlier run directory or report.json.
 
@@ -126,12 +143,7 @@ def apply(
     """
     fresh = _new_candidates(document, baseline, run)
     notes: list[str] = []
-    findings = [
-        finding.model_copy(
-            update={"suppressed": _suppression(finding, document, settings, baseline, fresh, today, notes)}
-        )
-        for finding in document.findings
-    ]
+    findings = [_held(finding, document, settings, baseline, fresh, today, notes) for finding in document.findings]
     result, reasons = _answer(document, findings, settings, fresh)
     if settings.exit_zero and result != "passed":
         notes.append(
@@ -152,6 +164,17 @@ def apply(
     return document.model_copy(update={"findings": findings, "gate": gate, "exit_code": int(code)})
 
 
+def reason_of(finding: FindingRow) -> str:
+    """How a finding stands among the gate's reasons."""
+    return f"{finding.rule} ({finding.severity}): {finding.message}"
+
+
+def limits_of(document: Document) -> list[str]:
+    """The gate's reasons that no finding stands for: a limit that was passed, or a doubt."""
+    findings = {reason_of(finding) for finding in document.findings}
+    return [why for why in document.gate.reasons if why not in findings]
+
+
 def _answer(
     document: Document, findings: list[FindingRow], settings: Settings, fresh: int | None
 ) -> tuple[GateResult, list[str]]:
@@ -160,11 +183,7 @@ def _answer(
     reasons = []
     if settings.fail_on != "never":
         bar = SEVERITIES.index(settings.fail_on)
-        reasons = [
-            f"{f.rule} ({f.severity}): {f.message}"
-            for f in findings
-            if f.suppressed is None and SEVERITIES.index(f.severity) >= bar
-        ]
+        reasons = [reason_of(f) for f in findings if f.suppressed is None and SEVERITIES.index(f.severity) >= bar]
     flagged = document.judgement.flagged
     count = flagged.hits if fresh is None else fresh
     if settings.max_flagged_rate is not None and flagged.of and count / flagged.of > settings.max_flagged_rate:
@@ -191,7 +210,7 @@ def _answer(
     return ("inconclusive", doubts) if doubts else ("passed", [])
 
 
-def _suppression(
+def _held(
     finding: FindingRow,
     document: Document,
     settings: Settings,
@@ -199,20 +218,28 @@ def _suppression(
     fresh: int | None,
     today: date,
     notes: list[str],
-) -> Suppression | None:
-    for ignore in settings.ignores:
-        if not _matches(ignore, finding, document):
-            continue
-        if today > ignore.expires:
-            notes.append(f"the ignore of {ignore.rule} ({ignore.reason}) expired on {ignore.expires}: it counts again")
-            continue
-        return Suppression(by="ignore", reason=ignore.reason, expires=ignore.expires.isoformat())
-    if baseline is None or finding.fingerprint not in baseline.findings:
-        return None
-    if finding.rule in OF_IMAGES and fresh:
-        notes.append(f"{finding.rule} is in the baseline, but {fresh:,} flagged images are not: it counts again")
-        return None
-    return Suppression(by="baseline", reason=f"in the baseline {baseline.name}")
+) -> FindingRow:
+    """The finding with what takes it out of the gate, or with the ignore that no longer does."""
+    ignores = [
+        (ignore, Suppression(by="ignore", reason=ignore.reason, expires=ignore.expires.isoformat()))
+        for ignore in settings.ignores
+        if _matches(ignore, finding, document)
+    ]
+    held = next((as_row for ignore, as_row in ignores if today <= ignore.expires), None)
+    if held is None and baseline is not None and finding.fingerprint in baseline.findings:
+        if finding.rule in OF_IMAGES and fresh:
+            notes.append(f"{finding.rule} is in the baseline, but {fresh:,} flagged images are not: it counts again")
+        else:
+            held = Suppression(by="baseline", reason=f"in the baseline {baseline.name}")
+    lapsed = [as_row for ignore, as_row in ignores if today > ignore.expires] if held is None else []
+    notes += [f"the ignore of {finding.rule} ({one.reason}) {expiry_of(one)}" for one in lapsed]
+    last = max(lapsed, key=lambda one: one.expires or "", default=None)
+    return finding.model_copy(update={"suppressed": held, "expired": last})
+
+
+def expiry_of(expired: Suppression) -> str:
+    """What is said of an ignore that no longer holds, wherever it is said."""
+    return f"expired on {expired.expires}: it counts again"
 
 
 def _matches(ignore: Ignore, finding: FindingRow, document: Document) -> bool:

@@ -4,6 +4,8 @@ Order of precedence: options, then environment, then `kdaudit.toml`, then `[tool
 in the working directory; then the defaults below.
 """
 
+import difflib
+import os
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +26,11 @@ Rule = Literal["divergence", "score", "argmax"]
 Step = Annotated[str, Field(pattern=r"^(blend|cut)-0?\.\d*[1-9]\d*$")]
 """An intervention: `blend-0.65` or `cut-0.5`."""
 FailOn = Literal["low", "medium", "high", "critical", "never"]
+
+PREFIX = "KDAUDIT_"
+FOREIGN = frozenset({"KDAUDIT_SHARED", "KDAUDIT_LAB"})
+"""Variables of that prefix that are no settings: where the tests and benchmarks find their data. Any other name is a
+mistake, and a setting that is silently not applied is worse than a refusal."""
 
 
 class Ignore(BaseModel):
@@ -52,7 +59,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="KDAUDIT_",
+        env_prefix=PREFIX,
         toml_file="kdaudit.toml",
         pyproject_toml_table_header=("tool", "kdaudit"),
     )
@@ -76,7 +83,8 @@ class Settings(BaseSettings):
     workers: int | None = Field(None, ge=1, le=1024, description="threads of the comparison [default: one per core]")
     preprocess: str | None = Field(None, description="preprocessing recipe or scale; found when left out")
 
-    max_clean: int = Field(20_000, ge=50, description="clean images used at most")
+    # At least kdaudit.pool.MIN_POOL: a smaller pool is refused, but only once its images have been read.
+    max_clean: int = Field(20_000, ge=100, description="clean images used at most")
     budget: float | None = Field(None, gt=0, allow_inf_nan=False, description="minutes for distilling the control")
     steps: int | None = Field(None, ge=1, description="distillation steps, instead of a budget")
     temperature: float = Field(4.0, gt=0, le=100, description="distillation temperature")
@@ -133,12 +141,11 @@ def load_settings(**options: Any) -> Settings:
         UsageError: a value is bad, a name is unknown, or a configuration file is not TOML.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    _refuse_unknown_variables()
     try:
         return Settings(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name!r}: {first['msg']} ({_origin(str(first['loc'][0]), given)})") from error
+        raise UsageError(_sentence(error, given)) from error
     except SettingsError as error:
         raise UsageError(
             f'a KDAUDIT_ variable cannot be read, a list is written as ["blend-0.65", "cut-0.5"]: {error}'
@@ -148,7 +155,50 @@ def load_settings(**options: Any) -> Settings:
         raise UsageError(f"a configuration file in {Path.cwd()} cannot be read: {error}") from error
 
 
+def _refuse_unknown_variables() -> None:
+    """Pydantic reads the variables that it knows and never looks at the others: a typing mistake would go unseen."""
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(PREFIX).lower()
+        if variable.upper().startswith(PREFIX) and variable not in FOREIGN and name not in Settings.model_fields:
+            raise UsageError(_unknown(name, f"in the variable {variable}", Settings))
+
+
+def _sentence(error: ValidationError, given: dict[str, Any]) -> str:
+    """What is wrong first. An unknown name goes before all else: it may be why another is missing."""
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    name = ".".join(str(part) for part in first["loc"])
+    top = str(first["loc"][0])
+    if first["type"] != "extra_forbidden":
+        return f"setting {name!r}: {first['msg']} ({_origin(top, given)})"
+    if len(first["loc"]) > 1:
+        return _unknown(name, f"({_origin(top, given)})", Ignore)
+    places = _files_with(top)
+    return _unknown(name, f"in {' and '.join(places)}" if places else f"({_origin(top, given)})", Settings)
+
+
+def _unknown(name: str, where: str, model: type[BaseModel]) -> str:
+    """The sentence for a name that is no setting; of a name in a list, the last part is looked up."""
+    last = name.rpartition(".")[2].lower().replace("-", "_")
+    near = difflib.get_close_matches(last, model.model_fields, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the names are {_names(model)}"
+    return f"unknown setting {name!r} {where}; {hint}"
+
+
+def _names(model: type[BaseModel]) -> str:
+    return "listed by `kdaudit schema settings`" if model is Settings else ", ".join(model.model_fields)
+
+
+def _files_with(name: str) -> list[str]:
+    """The configuration files that hold a name."""
+    sources = {
+        "kdaudit.toml": TomlConfigSettingsSource(Settings),
+        "pyproject.toml": PyprojectTomlConfigSettingsSource(Settings),
+    }
+    return [file for file, source in sources.items() if name in source.toml_data]
+
+
 def _origin(name: str, given: dict[str, Any]) -> str:
     if name in given:
         return f"given as --{name.replace('_', '-')}"
-    return f"from KDAUDIT_{name.upper()}, kdaudit.toml or pyproject.toml"
+    return f"from {PREFIX}{name.upper()}, kdaudit.toml or pyproject.toml"

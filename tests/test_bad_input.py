@@ -483,11 +483,31 @@ def test_a_bad_environment_variable_is_named(refused, delivery, tmp_path, monkey
     assert "KDAUDIT_FDR" in refused(*scan(delivery, tmp_path / "run"))
 
 
+@pytest.mark.parametrize("more", [(), ("--fail-on", "low")])
+def test_an_unknown_environment_variable_is_refused_by_inspect_too(more, kdaudit, delivery, monkeypatch):
+    monkeypatch.setenv("KDAUDIT_FDRR", "3")
+    code, output, errors = kdaudit("inspect", delivery / "model.onnx", *more)
+    assert (code, output) == (2, "")
+    assert "unknown setting 'fdrr' in the variable KDAUDIT_FDRR; did you mean 'fdr'?" in errors
+
+
 def test_an_environment_variable_that_is_not_json_where_a_list_is_wanted_is_named(
     refused, delivery, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("KDAUDIT_INTERVENTIONS", "0.8 and 0.5")
     assert "interventions" in refused(*scan(delivery, tmp_path / "run")).lower()
+
+
+@pytest.mark.parametrize("rule", ["KDA999", "KDA001"])
+def test_an_ignore_of_a_rule_that_no_finding_has_is_refused(rule, kdaudit, delivery, tmp_path):
+    Path("kdaudit.toml").write_text(f'[[ignores]]\nrule = "{rule}"\nreason = "x"\nexpires = 2030-01-01\n')
+    for command in (scan(delivery, tmp_path / "run"), ("gate", tmp_path / "run")):
+        code, _, error = kdaudit(*command)
+        assert code == 2
+        assert f"setting 'ignores.0.rule': no finding has the rule '{rule}'" in error
+        assert "KDA1.." in error
+        assert "KDA2.." in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_demo_does_not_overwrite_a_folder_that_is_not_its_own(refused, tmp_path):

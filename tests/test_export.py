@@ -17,6 +17,7 @@ from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.signature import Signature
 from kdaudit.student import StudentSpec, build
+from kdaudit.version import __version__
 
 torch.set_num_threads(1)
 
@@ -169,6 +170,10 @@ def test_its_metadata_can_be_read_back(exported):
     found = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}
     assert found == {"kdaudit.teacher": "3f0c", "note": "Größe\nzwei"}
     assert exported.teacher.notes == (("kdaudit.teacher", "3f0c"),)
+
+
+def test_it_says_which_kdaudit_made_it(exported):
+    assert exported.teacher.producer == f"kdaudit {__version__}"
 
 
 def test_its_parts_are_as_admission_likes_them(exported):

@@ -282,13 +282,57 @@ def test_suppressed_findings_are_shown_everywhere(tmp_path):
         valid_junit(render_as("junit", made, Path()))["KDA201 flagged images gather at one answer of the model"]
         == "skipped"
     )
-    for form in ("text", "markdown"):
+    for form in ("text", "markdown", "github"):
         text = render_as(form, made, Path())
         assert "suppressed: known, ticket 12" in text
         assert "2026" in text
     held = gated(document(), base(document(), tmp_path))
     states = [r["baselineState"] for r in valid_sarif(render_as("sarif", held, Path()))["runs"][0]["results"][:2]]
     assert states == ["unchanged", "unchanged"]
+
+
+def test_github_tells_a_suppressed_finding_with_its_reason_and_does_not_call_it_an_error():
+    from kdaudit.report.markdown import render_github
+
+    held = (ignore(), ignore("KDA103"))
+    lines = render_github(conclude(document(), Settings(min_coverage=0.9, ignores=held), None, TODAY)).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["::notice"] * 3
+    title = "title=KDA201 flagged images gather at one answer of the model"
+    message = "40 of 41 flagged images get the answer 1 (dog)"
+    assert lines[0] == (
+        f"::notice file=vendor.onnx,{title}::{message} (suppressed: known, ticket 12, until 2026-06-01)"
+    )
+    assert "KDA103" in lines[1]
+
+
+def test_an_ignore_that_has_expired_is_told_by_every_format():
+    from outputs import valid_junit, valid_sarif
+
+    from kdaudit.report.outputs import render_as
+
+    lapsed = ignore(expires="2026-05-31", subject="answer 1")
+    made = conclude(document(), Settings(min_coverage=0.9, ignores=(lapsed,)), None, TODAY)
+    assert made.findings[0].expired is not None
+    assert made.findings[0].expired.expires == "2026-05-31"
+    assert made.findings[1].expired is None
+    for form in ("text", "json", "junit", "markdown", "sarif", "github"):
+        assert "expired on 2026-05-31" in " ".join(render_as(form, made, Path()).split()), form
+    results = valid_sarif(render_as("sarif", made, Path()))["runs"][0]["results"]
+    assert "known, ticket 12, expired on 2026-05-31: it counts again" in results[0]["message"]["text"]
+    assert "expired" not in results[1]["message"]["text"]
+    assert not any("suppressions" in result for result in results)
+    warning = "the ignore of KDA201 (known, ticket 12) expired on 2026-05-31: it counts again"
+    assert f"::warning title=kdaudit gate::{warning}" in render_as("github", made, Path()).splitlines()
+    assert valid_junit(render_as("junit", made, Path()))["gate the gate"] == "failure"
+
+
+def test_an_ignore_that_has_expired_is_not_said_to_count_where_another_one_holds(tmp_path):
+    old, new = ignore(expires="2026-05-31"), ignore(expires="2026-07-01")
+    for made in (gated(document(), ignores=(old, new)), gated(document(), base(document(), tmp_path), ignores=(old,))):
+        assert made.exit_code == 0
+        assert made.findings[0].suppressed is not None
+        assert made.findings[0].expired is None
+        assert made.gate.notes == []
 
 
 # -- diff

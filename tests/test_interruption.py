@@ -13,15 +13,12 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
-from deliveries import PATIENCE, environment, finished, kdaudit_command, samples, started, vendor
+from deliveries import PATIENCE, finished, kdaudit_command, samples, started, vendor
 
 pytestmark = pytest.mark.slow
 
 # Parts of 128 rows instead of 8,192: so small a delivery then leaves several of them.
 KDAUDIT = ("-c", "import sys, kdaudit.rows as r; r.PART_ROWS = 128; from kdaudit.cli.main import main; main()")
-
-# 60 blends of each image instead of 6: the comparison lasts long enough to be interrupted.
-ENVIRONMENT = environment(KDAUDIT_PARTNERS="20")
 
 
 class Stop(NamedTuple):
@@ -56,7 +53,7 @@ def checkpoint_of(run: Path) -> float:
 
 def interrupted(command: tuple[object, ...], run: Path, how: signal.Signals, reached: Callable[[], bool]) -> Stop:
     """Begin or go on, send the signal once the run has come as far as `reached` says, and look at what is left."""
-    with started(*command, "-o", run, program=KDAUDIT, env=ENVIRONMENT) as process:
+    with started(*command, "-o", run, program=KDAUDIT) as process:
         patience = time.monotonic() + PATIENCE
         while not reached():
             assert process.poll() is None, f"it ended before it was interrupted:\n{process.communicate()[1]}"
@@ -81,7 +78,7 @@ def story(tmp_path_factory) -> Story:
     delivery = vendor(tmp_path_factory.getbasetemp())
     command = ("scan", delivery.model, delivery.data, "--steps", 160, "--no-repair", "--fail-on", "never")
     undisturbed, run = base / "undisturbed", base / "run"
-    with started(*command, "-o", undisturbed, program=KDAUDIT, env=ENVIRONMENT) as process:
+    with started(*command, "-o", undisturbed, program=KDAUDIT) as process:
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
     stops = {}
@@ -91,7 +88,7 @@ def story(tmp_path_factory) -> Story:
     stops["SIGINT, comparing"] = interrupted(command, run, signal.SIGINT, lambda: parts_of(run) > 0)
     done = parts_of(run)
     stops["SIGKILL, comparing"] = interrupted(command, run, signal.SIGKILL, lambda: parts_of(run) > done)
-    with started(*command, "-o", run, program=KDAUDIT, env=ENVIRONMENT) as process:
+    with started(*command, "-o", run, program=KDAUDIT) as process:
         process.communicate(timeout=PATIENCE)
     return Story(undisturbed, stops, run, process.returncode)
 

@@ -168,6 +168,50 @@ def test_annotations_are_at_most_ten_and_say_the_counts():
     assert lines[9].startswith("::notice title=kdaudit FAILED::12,345 images scanned, 678 unreadable, 90 skipped")
 
 
+HELD = tuple({"rule": rule, "reason": "known", "expires": "2027-01-01"} for rule in ("KDA201", "KDA103"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict", "reason"),
+    [
+        ({"max_flagged_rate": 0.001, "ignores": HELD}, "FAILED", "--max-flagged-rate allows 0.10%"),
+        ({"max_flagged_rate": 0.001, "fail_on": "never"}, "PASSED", "--max-flagged-rate allows 0.10%"),
+        ({"fail_on": "low"}, "PASSED", "KDA103 (low): 2 weights that nothing reads"),
+        ({"ignores": HELD, "sensitivity": 0.01}, "FAILED", "poison rates show from 13.30% on"),
+        ({"ignores": HELD, "min_coverage": 0.99}, "FAILED", "only 94.14% of the images could be read"),
+    ],
+)
+def test_github_markdown_and_sarif_say_why_the_gate_did_not_pass(settings, verdict, reason):
+    made = conclude(document(verdict=verdict), Settings(**({"min_coverage": 0.9} | settings)), None, TODAY)
+    assert any(reason in why for why in made.gate.reasons)
+    errors = [line for line in render_github(made).splitlines() if line.startswith("::error ")]
+    assert any(reason.replace("%", "%25").rpartition("): ")[2] in line for line in errors)
+    if settings.get("fail_on") != "never":
+        assert len(errors) == len(made.gate.reasons)
+    lines = [line for line in render_markdown(made).splitlines() if line.startswith(f"- gate {made.gate.result}: ")]
+    assert any(escape.markdown_text(reason) in line for line in lines)
+    (run,) = valid_sarif(outputs.render_as("sarif", made, Path()))["runs"]
+    told = [one["message"]["text"] for one in run["invocations"][0]["toolExecutionNotifications"]]
+    state = {"failed": "gate failed", "inconclusive": "inconclusive"}[made.gate.result]
+    assert [text for text in told if text.startswith(state)] == [f"{state}: {why}" for why in made.gate.reasons]
+
+
+def test_many_findings_do_not_push_the_gates_limit_out_of_the_annotations():
+    findings = [whole()["findings"][0] | {"fingerprint": f"{i:064x}"} for i in range(50)]
+    settings = Settings(min_coverage=0.9, max_flagged_rate=0.001)
+    made = conclude(document(findings=findings), settings, None, TODAY)
+    lines = render_github(made).splitlines()
+    assert lines[0].startswith("::error title=kdaudit gate failed::0.33%25 of the images are flagged")
+    assert len(lines) == 10
+    assert lines[9].endswith("; 42 more annotations are in report.html")
+
+
+def test_the_summary_does_not_say_twice_why_the_verdict_failed():
+    text = render_markdown(concluded())
+    assert "- gate" not in text
+    assert text.count("- 40 of 41 flagged images") == 1
+
+
 def test_the_summary_stays_small_with_many_groups():
     cluster = whole()["clusters"][0]
     text = render_markdown(concluded(clusters=[cluster | {"id": f"C{i}"} for i in range(200)]))

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -13,14 +15,75 @@ from pydantic import ValidationError
 from reports import document, rate, repair, whole
 
 from kdaudit.calibration import interval
+from kdaudit.cli.main import cli
+from kdaudit.report.build import NOT_OF_COMPARE, command_line
 from kdaudit.report.document import Document
 from kdaudit.report.text import percent, printable, render, repair_lines
+from kdaudit.settings import Settings, load_settings
 
 HOSTILE = "cat\x1b]0;owned\x07\r\nverdict: PASSED\u202e\x9b2J.png"
 
 
 def text_of(made: Document) -> str:
     return render(made, Path("run"))
+
+
+# -- the command that does it again
+
+
+def another(name: str) -> Any:
+    """A value of a setting that is not its default."""
+    chosen = {
+        "interventions": ("cut-0.5", "blend-0.7"), "preprocess": "8x8x1-stretch-L-NCHW-unit", "batch_size": 8,
+        "workers": 3, "budget": 2.5, "steps": 40, "sensitivity": 0.1, "max_flagged_rate": 0.02, "gpus": 2,
+        "baseline": Path("accepted run/report.json"), "fdr": 0.1, "min_fidelity": 0.7, "min_coverage": 0.5,
+        "ignores": ({"rule": "KDA103", "reason": "it's known", "expires": "2030-12-31"},),
+    }  # fmt: skip
+    field = Settings.model_fields[name]
+    if name in chosen:
+        return chosen[name]
+    if get_origin(field.annotation) is Literal:
+        return get_args(field.annotation)[-1]
+    return not field.default if isinstance(field.default, bool) else field.default + 1
+
+
+def understood(line: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings that a command line ends in, options and variables."""
+    words = shlex.split(line)
+    if words[0] == "env":
+        words = words[1:]
+    while "=" in words[0]:
+        monkeypatch.setenv(*words.pop(0).split("=", 1))
+    assert words[0] == "kdaudit"
+    context = cli.commands[words[1]].make_context(words[1], words[2:])
+    given = {name: value for name, value in context.params.items() if name in Settings.model_fields}
+    assert (context.params["data"], context.params["clean"]) == (Path("my data"), Path("my data/clean"))
+    return load_settings(**given | ({"repair": False} if words[1] == "compare" else {}))
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_the_command_that_does_it_again_gives_every_setting(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    used = Settings(**{name: another(name)})
+    assert used != Settings()
+    line = command_line(Path("m.onnx"), None, Path("my data"), Path("my data/clean"), used)
+    assert understood(line, monkeypatch) == used
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in NOT_OF_COMPARE])
+def test_a_compare_is_done_again_with_its_settings_and_takes_no_option_of_a_scan(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    used = Settings(**{name: another(name)}, repair=False)
+    made = used.model_copy(update={"steps": 40})  # from a file: nothing was distilled
+    line = command_line(Path("m.onnx"), Path("s.onnx"), Path("my data"), Path("my data/clean"), made)
+    assert understood(line, monkeypatch) == used
+
+
+def test_a_run_with_defaults_is_a_short_command():
+    line = command_line(Path("m.onnx"), None, Path("d"), Path("d/clean"), Settings())
+    assert line == "kdaudit scan m.onnx d --clean d/clean --seed 0"
+    line = command_line(Path("m.onnx"), None, Path("d"), Path("d/clean"), Settings(repair=False))
+    assert line == "kdaudit scan m.onnx d --clean d/clean --seed 0 --no-repair"
 
 
 # -- the document

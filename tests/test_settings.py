@@ -4,11 +4,13 @@ import re
 
 import click
 import pytest
+from deliveries import ROOT
 
 from kdaudit.cli import options
 from kdaudit.cli.main import cli
 from kdaudit.errors import Exit, UsageError
-from kdaudit.settings import Settings, load_settings
+from kdaudit.pool import MIN_POOL
+from kdaudit.settings import FOREIGN, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,8 @@ def test_lists_come_from_every_place(tmp_path, monkeypatch):
 
 
 def test_foreign_variables_and_tables_are_let_be(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDAUDIT_SHARED", "/somewhere")
+    for name in FOREIGN:
+        monkeypatch.setenv(name, "/somewhere")
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 88\n")
     assert load_settings() == Settings()
 
@@ -77,16 +80,57 @@ def test_settings_are_frozen():
 @pytest.mark.parametrize(("file", "text"), [("kdaudit.toml", "{}"), ("pyproject.toml", "[tool.kdaudit]\n{}")])
 def test_an_unknown_name_in_a_file_is_refused_by_its_name(tmp_path, file, text):
     (tmp_path / file).write_text(text.format("fdrr = 0.1\n"))
+    assert refusal() == f"unknown setting 'fdrr' in {file}; did you mean 'fdr'?"
+
+
+def test_an_unknown_name_is_said_to_be_in_each_file_that_has_it(tmp_path):
+    (tmp_path / "kdaudit.toml").write_text("max-flagged-rate = 0.1\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.kdaudit]\nmax-flagged-rate = 0.1\n")
+    assert "'max-flagged-rate' in kdaudit.toml and pyproject.toml; did you mean 'max_flagged_rate'?" in refusal()
+
+
+def test_a_name_that_is_near_to_none_is_pointed_to_the_list(tmp_path):
+    (tmp_path / "kdaudit.toml").write_text("verbosity = 3\n")
+    assert refusal() == "unknown setting 'verbosity' in kdaudit.toml; the names are listed by `kdaudit schema settings`"
+
+
+@pytest.mark.parametrize("variable", ["KDAUDIT_FDRR", "kdaudit_fdrr"])
+def test_an_unknown_variable_is_refused_like_an_unknown_name_in_a_file(variable, monkeypatch):
+    monkeypatch.setenv(variable, "3")
+    assert refusal() == f"unknown setting 'fdrr' in the variable {variable}; did you mean 'fdr'?"
+
+
+def test_a_variable_in_small_letters_is_read(monkeypatch):
+    monkeypatch.setenv("kdaudit_seed", "3")
+    assert load_settings().seed == 3
+
+
+def test_every_variable_that_the_repository_names_is_a_setting_or_let_be():
+    """A test or benchmark that sets another one would be refused, or do nothing."""
+    wrong_on_purpose = ("test_settings.py", "test_bad_input.py")
+    files = [
+        file
+        for place in ("kdaudit", "benchmarks", "tests", "docs", "ci", ".ci")
+        for file in (ROOT / place).rglob("*")
+        if file.suffix in (".py", ".md", ".yml", ".sh", "") and file.is_file() and file.name not in wrong_on_purpose
+    ]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in (*files, ROOT / "action.yml", ROOT / "README.md"))
+    named = set(re.findall(r"(?<![A-Z_])KDAUDIT_[A-Z0-9_]+", text))
+    assert named - {f"KDAUDIT_{name.upper()}" for name in Settings.model_fields} == FOREIGN
+
+
+def test_an_unknown_key_of_an_ignore_is_named_and_not_the_one_that_it_was_meant_for(tmp_path):
+    (tmp_path / "kdaudit.toml").write_text('[[ignores]]\nrul = "KDA103"\nreason = "x"\nexpires = 2030-01-01\n')
     message = refusal()
-    assert "'fdrr'" in message
-    assert "kdaudit.toml or pyproject.toml" in message
+    assert message.startswith("unknown setting 'ignores.0.rul' (from KDAUDIT_IGNORES, kdaudit.toml or pyproject.toml)")
+    assert message.endswith("; did you mean 'rule'?")
 
 
 @pytest.mark.parametrize(
     "given",
     [
         {"seed": -1}, {"seed": 2**31}, {"fdr": 0}, {"fdr": 1}, {"fdr": float("nan")}, {"batch_size": 0}, {"workers": 0},
-        {"max_clean": 49}, {"budget": 0}, {"budget": -3}, {"budget": float("inf")}, {"repair_epochs": float("inf")},
+        {"max_clean": 99}, {"budget": 0}, {"budget": -3}, {"budget": float("inf")}, {"repair_epochs": float("inf")},
         {"steps": 0}, {"temperature": 0}, {"temperature": float("nan")}, {"min_fidelity": 1.1}, {"min_coverage": -0.1},
         {"sensitivity": 0}, {"interventions": ()},
         {"rule": "guess"}, {"device": "tpu"}, {"fail_on": "none"}, {"decoder": "opencv"}, {"provider": "rocm"},
@@ -98,6 +142,11 @@ def test_a_bad_option_is_named_as_it_was_given(given):
     assert f"setting '{name}'" in message
     assert f"(given as --{name.replace('_', '-')})" in message
     assert "\n" not in message
+
+
+def test_as_many_clean_images_as_a_pool_needs_can_be_asked_for():
+    assert load_settings(max_clean=MIN_POOL).max_clean == MIN_POOL
+    assert str(MIN_POOL) in refusal(max_clean=MIN_POOL - 1)
 
 
 def test_a_bad_variable_is_named(monkeypatch):

@@ -1,5 +1,6 @@
 """From the values of an audit to its report document."""
 
+import json
 import shlex
 from collections import Counter
 from dataclasses import asdict
@@ -39,6 +40,10 @@ from kdaudit.stretches import stretches
 from kdaudit.verdict import Verdict
 from kdaudit.version import __version__
 from kdaudit.workbench import Sets, Workbench
+
+WITHOUT_OPTION = ("interventions", "ignores")
+NOT_OF_COMPARE = ("budget", "steps", "temperature", "repair", "repair_epochs")
+"""How a control is made and tuned: a given one is neither."""
 
 
 def build_document(
@@ -118,7 +123,7 @@ def build_document(
         pace=_pace(clock.pace) if clock.pace else None,
         recipe=RecipeSection(
             kdaudit=__version__,
-            command=_command(model, given_control, sets, settings),
+            command=command_line(model, given_control, sets.suspect.root, sets.clean.root, settings),
             data=str(sets.suspect.root),
             clean=str(sets.clean.root),
             control=str(given_control) if given_control else None,
@@ -265,16 +270,26 @@ def _by_label(judged: Judged, classes: tuple[str, ...] | None) -> list[LabelRow]
     ]
 
 
-def _command(model: Path, control: Path | None, sets: Sets, settings: Settings) -> str:
-    """The line that does it again; settings that shape the result are written out where they are not the defaults."""
-    assert sets.suspect is not None
+def command_line(model: Path, control: Path | None, data: Path, clean: Path, settings: Settings) -> str:
+    """The line that does it again, with every setting that is not the default, wherever it came from.
+
+    A setting of no option goes before it as a variable; what `compare` does not take cannot have shaped its result.
+    """
     words = ["kdaudit", "compare", str(model), str(control)] if control else ["kdaudit", "scan", str(model)]
-    words += [str(sets.suspect.root), "--clean", str(sets.clean.root), "--seed", str(settings.seed)]
-    for name in ("rule", "fdr", "sensitivity", "steps", "budget", "temperature", "max_clean", "preprocess", "decoder"):
-        value = getattr(settings, name)
-        if value != type(settings).model_fields[name].default:
+    words += [str(data), "--clean", str(clean), "--seed", str(settings.seed)]
+    variables = []
+    given = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        value, default = getattr(settings, name), field.default
+        if name == "seed" or value == default or (control and name in NOT_OF_COMPARE):
+            continue
+        if name in WITHOUT_OPTION:
+            variables.append(f"KDAUDIT_{name.upper()}={json.dumps(given[name])}")
+        elif isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        else:
             words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)
+    return shlex.join(["env", *variables, *words] if variables else words)
 
 
 def _recipe(settings: Settings) -> str:

@@ -1,10 +1,11 @@
 """Markdown for a job summary, and GitHub's annotations."""
 
+from kdaudit.gate import limits_of, reason_of
 from kdaudit.report.advice import next_steps
 from kdaudit.report.document import Document
 from kdaudit.report.escape import markdown_code, markdown_text, relative_uri, workflow_property, workflow_text
 from kdaudit.report.rules import rules
-from kdaudit.report.sections import Rate
+from kdaudit.report.sections import FindingRow, Rate, Suppression
 
 MAX_ROWS = 10
 MAX_ANNOTATIONS = 10
@@ -23,7 +24,7 @@ def render_markdown(document: Document) -> str:
         f"gate {document.gate.result}, exit code {document.exit_code}.",
         "",
         *(f"- {markdown_text(why)}" for why in document.why),
-        *(f"- note: {markdown_text(note)}" for note in document.gate.notes),
+        *_gate(document),
         "",
         "| | |",
         "|---|---|",
@@ -44,22 +45,51 @@ def render_markdown(document: Document) -> str:
 
 def render_github(document: Document) -> str:
     """The report as workflow commands: GitHub shows them beside the job."""
-    place = workflow_property(relative_uri(document.model.path))
+    state = "is inconclusive" if document.gate.result == "inconclusive" else "gate failed"
+    # What no finding stands for goes first: GitHub shows so many of each kind, and this must be among them.
+    told = [("error", f"title=kdaudit {state}", why) for why in limits_of(document)]
+    told += [("warning", "title=kdaudit gate", note) for note in document.gate.notes]
+    told += [annotation for finding in document.findings for annotation in _annotation(finding, document)]
     lines = []
-    for finding in document.findings:
-        if finding.suppressed is None and finding.severity != "low":
-            level = "warning" if finding.severity == "medium" else "error"
-            title = workflow_property(
-                f"{finding.rule} {rules()[finding.rule].title}" if finding.rule in rules() else ""
-            )
-            lines.append(f"::{level} file={place},title={title}::{workflow_text(finding.message)}")
-    if document.gate.result == "inconclusive":
-        lines += [f"::error title=kdaudit is inconclusive::{workflow_text(why)}" for why in document.gate.reasons]
+    for kind in ("error", "warning", "notice"):
+        these = [f"::{kind} {title}::{workflow_text(text)}" for level, title, text in told if level == kind]
+        lines += these[: MAX_ANNOTATIONS - 1]
     c = document.coverage
     summary = f"{c.scanned:,} images scanned, {c.unreadable:,} unreadable, {c.skipped:,} skipped"
     summary += f", {document.judgement.flagged.hits:,} flagged; gate {document.gate.result}"
-    kept = lines[: MAX_ANNOTATIONS - 1]
-    return "\n".join([*kept, f"::notice title=kdaudit {document.verdict}::{summary}"]) + "\n"
+    if len(told) > len(lines):
+        summary += f"; {len(told) - len(lines):,} more annotations are in report.html"
+    return "\n".join([*lines, f"::notice title=kdaudit {document.verdict}::{summary}"]) + "\n"
+
+
+def _annotation(finding: FindingRow, document: Document) -> list[tuple[str, str, str]]:
+    """Kind, properties and text of a finding's annotation; none where it is low, and nobody asked about it."""
+    text, held = finding.message, finding.suppressed
+    if held:
+        kind, text = "notice", f"{text} ({_suppressed(held)})"
+    elif reason_of(finding) in document.gate.reasons:
+        kind = "error"
+    elif finding.severity == "low":
+        return []
+    else:
+        kind = "warning" if finding.severity == "medium" else "error"
+    place = workflow_property(relative_uri(document.model.path))
+    title = workflow_property(f"{finding.rule} {rules()[finding.rule].title}" if finding.rule in rules() else "")
+    return [(kind, f"file={place},title={title}", text)]
+
+
+def _suppressed(held: Suppression) -> str:
+    return f"suppressed: {held.reason}" + (f", until {held.expires}" if held.expires else "")
+
+
+def _gate(document: Document) -> list[str]:
+    """Why the gate did not pass, as far as the verdict's sentences do not say it, and its notes."""
+    gate = document.gate
+    said = {*document.why, *(reason_of(finding) for finding in document.findings if finding.message in document.why)}
+    reasons = [why for why in gate.reasons if why not in said]
+    lines = [f"- gate {gate.result}: {markdown_text(why)}" for why in reasons[:MAX_ROWS]]
+    lines += [f"- note: {markdown_text(note)}" for note in gate.notes]
+    return lines + _more(len(reasons))
 
 
 def _rate(rate: Rate) -> str:
@@ -74,12 +104,7 @@ def _findings(document: Document) -> list[str]:
         return ["", "No findings."]
     lines = ["", "### Findings", "", "| rule | severity | finding | |", "|---|---|---|---|"]
     for finding in document.findings[:MAX_ROWS]:
-        held = finding.suppressed
-        note = (
-            ""
-            if held is None
-            else markdown_text(f"suppressed: {held.reason}" + (f", until {held.expires}" if held.expires else ""))
-        )
+        note = markdown_text(_suppressed(finding.suppressed)) if finding.suppressed else ""
         lines.append(f"| {finding.rule} | {finding.severity} | {markdown_text(finding.message)} | {note} |")
     return lines + _more(len(document.findings))
 

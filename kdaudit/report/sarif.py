@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from kdaudit.gate import expiry_of
 from kdaudit.report.document import Document
 from kdaudit.report.escape import printable, relative_uri
 from kdaudit.report.results import ClusterSection
@@ -81,7 +82,7 @@ def _finding(finding: FindingRow, document: Document, index: dict[str, int]) -> 
     result: dict[str, Any] = {
         "ruleId": finding.rule,
         "level": LEVELS[finding.severity],
-        "message": {"text": printable(finding.message)},
+        "message": {"text": printable(_message(finding))},
         "locations": [_location(relative_uri(document.model.path))],
         "partialFingerprints": {
             "primaryLocationLineHash": f"{finding.fingerprint[:16]}:1",
@@ -96,6 +97,13 @@ def _finding(finding: FindingRow, document: Document, index: dict[str, int]) -> 
         by_baseline = finding.suppressed is not None and finding.suppressed.by == "baseline"
         result["baselineState"] = "unchanged" if by_baseline else "new"
     return result
+
+
+def _message(finding: FindingRow) -> str:
+    """The sentence, and an ignore that ran out: of a suppression, even a rejected one, viewers may hide the result."""
+    if finding.expired is None:
+        return finding.message
+    return f"{finding.message} (the ignore of this finding, {finding.expired.reason}, {expiry_of(finding.expired)})"
 
 
 def _clusters(document: Document, index: dict[str, int]) -> list[dict[str, Any]]:
@@ -158,10 +166,10 @@ def _invocation(document: Document) -> dict[str, Any]:
         told.append(
             {"level": "warning", "message": {"text": f"{more:,} more images were not scanned: see quarantine.csv"}}
         )
-    if document.gate.result == "inconclusive":
-        told += [
-            {"level": "error", "message": {"text": printable(f"inconclusive: {why}")}} for why in document.gate.reasons
-        ]
+    # Reasons that are findings as well: the level of a result does not say whether the gate failed because of it.
+    gate = document.gate
+    state = "inconclusive" if gate.result == "inconclusive" else f"gate {gate.result}"
+    told += [{"level": "error", "message": {"text": printable(f"{state}: {why}")}} for why in gate.reasons]
     return {
         "executionSuccessful": True,
         "exitCode": document.exit_code,

@@ -38,7 +38,7 @@ class FindingRow(Section):
     """A static or behavioural finding.
 
     `subject` is what it is about, such as "answer 7"; `fingerprint` (64 hexadecimal digits, from rule, model and
-    subject) names the same finding in another report.
+    subject) names the same finding in another report. `expired` is an ignore that held once: the finding counts again.
     """
 
     rule: str
@@ -47,6 +47,7 @@ class FindingRow(Section):
     subject: str = ""
     fingerprint: str = ""
     suppressed: Suppression | None = None
+    expired: Suppression | None = None
 
 
 class ModelSection(Section):

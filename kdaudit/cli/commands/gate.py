@@ -23,12 +23,13 @@ def gate(run: Path, form: str, output: Path | None, **given: Any) -> None:
 
     Example: kdaudit gate audit-of-vendor --baseline accepted/report.json
     """
-    from kdaudit.gate import read_baseline
+    from kdaudit.gate import check_ignores, read_baseline
     from kdaudit.report.checks import conclude
     from kdaudit.report.document import read_document
     from kdaudit.settings import Settings, load_settings
 
     settings = load_settings(**given)
+    check_ignores(settings.ignores)
     document = read_document(run)
     # What the run was asked to show stays what it was asked to show; only the gate is asked anew.
     asked = {name: document.recipe.settings[name] for name in ("min_fidelity", "sensitivity")}

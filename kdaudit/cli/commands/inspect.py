@@ -29,7 +29,9 @@ def inspect(models: tuple[Path, ...], fail_on: str | None, form: str) -> None:
     Ends with exit code 2 if one is refused, with 1 if one has a finding at or over --fail-on.
     """
     from kdaudit.admission.confined import admit_confined
+    from kdaudit.settings import load_settings
 
+    bar = load_settings(fail_on=fail_on).fail_on  # first: a bad setting is no reason to check every model
     admitted = [(path, admit_confined(path)) for path in models]
     if form == "json":
         facts = [_facts(path, teacher) for path, teacher in admitted]
@@ -38,17 +40,10 @@ def inspect(models: tuple[Path, ...], fail_on: str | None, form: str) -> None:
         for path, teacher in admitted:
             _tell(path, teacher)
     severities = ("low", "medium", "high", "critical")
-    bar = fail_on or _configured()
     if bar != "never":
         worst = max((severities.index(f.severity) for _, teacher in admitted for f in teacher.findings), default=-1)
         if worst >= severities.index(bar):
             raise click.exceptions.Exit(int(Exit.FAILED))
-
-
-def _configured() -> str:
-    from kdaudit.settings import load_settings
-
-    return load_settings().fail_on
 
 
 def _facts(path: Path, teacher: "Teacher") -> dict[str, Any]:
