@@ -54,6 +54,24 @@ def interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]
     return low, high
 
 
+def paired_p_value(more: int, fewer: int, images: int) -> float:
+    """One-sided p-value of "both happen to the same images equally often", whatever the overlap (McNemar, 1947, exact).
+
+    Only images to which one thing happens and not the other tell them apart; as many as there can be of those that
+    speak for equality are assumed.
+
+    Args:
+        more: images to which the one happened.
+        fewer: images to which the other happened.
+        images: images asked about.
+    """
+    from scipy.stats import binom
+
+    against = min(fewer, images - more)
+    alone = more - (fewer - against)
+    return float(binom.sf(alone - 1, alone + against, 0.5))
+
+
 TAIL_FROM, TAIL_TO = 0.90, 0.99
 """The window of the bulk that a tail is fitted on: below, scores follow another law; above, poison may sit."""
 

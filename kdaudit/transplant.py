@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Answers, interval
+from kdaudit.calibration import Answers, interval, paired_p_value
 from kdaudit.comparison import Subjects
 from kdaudit.trigger import Pattern
 
@@ -91,24 +91,6 @@ class Transplant:
         if low > high:
             return True
         return low > FACTOR * moved / self.images and paired_p_value(self.teacher, moved, self.images) <= BY_CHANCE
-
-
-def paired_p_value(more: int, fewer: int, images: int) -> float:
-    """One-sided p-value of "both happen to the same images equally often", whatever the overlap (McNemar, 1947, exact).
-
-    Only images to which one thing happens and not the other tell them apart; as many as there can be of those that
-    speak for equality are assumed.
-
-    Args:
-        more: images to which the one happened.
-        fewer: images to which the other happened.
-        images: images asked about.
-    """
-    from scipy.stats import binom
-
-    against = min(fewer, images - more)
-    alone = more - (fewer - against)
-    return float(binom.sf(alone - 1, alone + against, 0.5))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from kdaudit.transplant import HeldOut, Moved, Transplant, paired_p_value, put_onto, transplant
+from kdaudit.calibration import paired_p_value
+from kdaudit.transplant import HeldOut, Moved, Transplant, put_onto, transplant
 from kdaudit.trigger import MIN_MEMBERS, Pattern, recover
 
 SIDE = 16

@@ -105,7 +105,7 @@ def test_a_folder_of_tricks_is_counted_to_the_last_file(tmp_path):
         "empty.png": ("unreadable", "empty file"),
         "good.png": ("read", ""),
         "loop": ("skipped", "link to a folder, not followed"),
-        "deep/nested.tar": ("skipped", "not an image extension"),
+        "deep/nested.tar": ("skipped", "an archive, not opened"),
         "out.png": ("skipped", "link out of the data set"),
         "page.html": ("skipped", "not an image extension"),
         "pipe.png": ("skipped", "not a regular file but a FIFO"),
@@ -153,7 +153,7 @@ def test_a_tar_of_tricks(tmp_path):
     assert found["/abs.png"] == ("read", "")
     for name, what in (("link.png", "link"), ("hard.png", "link"), ("dev.png", "device"), ("pipe.png", "FIFO")):
         assert found[name] == ("skipped", f"a {what}, not a file")
-    assert found["inner.tar"] == ("skipped", "not an image extension")
+    assert found["inner.tar"] == ("skipped", "an archive, not opened")
     assert found["empty.png"] == ("unreadable", "empty file")
     assert sum("second member of this name" in reason for _, reason in found.values()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tar"]
