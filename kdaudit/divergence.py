@@ -27,6 +27,11 @@ def from_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits
 
 
+def top1(scores: Logits) -> NDArray[np.int64]:
+    """The answers to scores [N, K], of any kind, [N]; -1 where one of them is no number."""
+    return np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), -1).astype(np.int64)
+
+
 def log_softmax(logits: Logits) -> Column:
     """Natural log of softmax over the last axis, float64 [N, K]."""
     z = np.asarray(logits, np.float64)

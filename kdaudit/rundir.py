@@ -152,9 +152,9 @@ def read_report(path: Path) -> dict[str, Any]:
     note = read_note(path)
     if note is None:
         raise RunDirectoryError(f"{path} is not a run of kdaudit: give the directory that `kdaudit scan -o` wrote")
-    if note["status"] != "finished" and note.get("why"):
-        raise RunDirectoryError(f'{path} ended at "{note["stage"]}" without a report: {note["why"]}')
     if note["status"] != "finished":
+        if note.get("why"):
+            raise RunDirectoryError(f'{path} ended at "{note["stage"]}" without a report: {note["why"]}')
         raise RunDirectoryError(
             f"{path} is unfinished (stopped at: {note['stage']}): run the same `kdaudit {note['command']}` again with "
             f"-o {path} to go on"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, interval, paired_p_value
 from kdaudit.comparison import Subjects
+from kdaudit.divergence import top1
 from kdaudit.trigger import Pattern
 
 Pixels = NDArray[np.uint8]
@@ -82,11 +83,10 @@ class Transplant:
         low, _ = interval(self.teacher, self.images, 0.99)
         if low <= FLIPPED or low <= FACTOR * self.student / self.images or (self.guarded and low <= MOSTLY):
             return False
-        return self._above(self.student) and self._above(self.placebo)
+        return self._above(self.student, low) and self._above(self.placebo, low)
 
-    def _above(self, moved: int) -> bool:
-        """Whether the pattern surely moves more images in the teacher than so many."""
-        low, _ = interval(self.teacher, self.images, 0.99)
+    def _above(self, moved: int, low: float) -> bool:
+        """Whether the pattern surely moves more images in the teacher than so many; `low`: of the share it moves."""
         _, high = interval(moved, self.images, 0.99)
         if low > high:
             return True
@@ -133,14 +133,9 @@ def put_onto(subjects: Subjects, pattern: Pattern, clean: HeldOut, batch: int = 
 
 def _answers(subjects: Subjects, parts: Iterable[NDArray[Any]]) -> tuple[Answers, Answers]:
     """What both networks answer to images, given in parts."""
-    asked = [[_top(z) for z in subjects.logits(part)] for part in parts]
+    asked = [[top1(z) for z in subjects.logits(part)] for part in parts]
     teacher, student = (np.concatenate([np.empty(0, np.int64), *(answers[k] for answers in asked)]) for k in (0, 1))
     return teacher, student
-
-
-def _top(logits: NDArray[np.floating[Any]]) -> Answers:
-    """The answers to logits [n, K]; -1 where they are no numbers."""
-    return np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)
 
 
 def transplant(

@@ -295,7 +295,7 @@ def test_every_path_becomes_a_relative_uri(location, inside):
         ("delivery", "cat/1.png", "delivery/cat/1.png"),
         ("./delivery/", "cat/1.png", "delivery/cat/1.png"),
         ("../delivery", "a b.png", "delivery/a%20b.png"),
-        ("/runner/work/17/delivery", "c:x.png", "delivery/c%3Ax.png"),
+        ("/somewhere/17/delivery", "c:x.png", "delivery/c%3Ax.png"),
         ("m.onnx", "", "m.onnx"),
         (".", "", "."),
     ],

@@ -35,10 +35,6 @@ TITLES = {
 METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signatures", "STRIP")
 
 
-RATES = (("hits", "poison"), ("wrong", "innocent"))
-"""What TPR and FPR are made of."""
-
-
 def render(rows: Sequence[Row], title: str, epochs: Mapping[str, int | None]) -> str:
     """Markdown: cases, methods side by side, means, conditions; `epochs`: of the victims, as `victims.conditions`."""
     lines = [f"# {title}", "", *_cases(rows), "", *_methods(rows), "", *_repair(rows), "", *_means(rows), ""]
@@ -81,8 +77,8 @@ def _cases(rows: Sequence[Row]) -> list[str]:
 def brief(rows: Sequence[Row]) -> str:
     """The README's table: a line a case, no intervals, methods that most cases have; and the means."""
     shown = [name for name in METHODS[1:4] if 2 * sum(name in r["methods"] for r in rows) >= len(rows)]
-    lines = ["| | kdaudit | TPR among poison at work | innocent share of its flags | verdict | " + " | ".join(shown)]
-    lines = [lines[0] + " |", "|---" * (5 + len(shown)) + "|"]
+    head = ("kdaudit", "TPR among poison at work", "innocent share of its flags", "verdict", *shown)
+    lines = [f"| | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
     order = list(TITLES)
     for r in sorted(
         rows, key=lambda r: (not r["poison"], not took(r), r["data"] != "cifar10", order.index(r["attack"]))
@@ -96,9 +92,9 @@ def brief(rows: Sequence[Row]) -> str:
         lines.append(f"| {title} | **{_cell(m)}** | {work} | {share} | {r['verdict']} | {others} |")
     attacks = [r for r in rows if r["poison"]]
     for what, some in (("that took", [r for r in attacks if took(r)]), ("altogether", attacks)):
-        found = [r["methods"]["kdaudit"] for r in some]
-        tpr, fpr = (100 * float(np.mean([m[a] / m[b] for m in found] or [np.nan])) for a, b in RATES)
-        lines += ["", f"Mean of the {len(found)} attacks {what}: {tpr:.1f} / {fpr:.2f}."]
+        if some:
+            tpr, fpr = _mean([r["methods"]["kdaudit"] for r in some])
+            lines += ["", f"Mean of the {len(some)} attacks {what}: {tpr:.1f} / {fpr:.2f}."]
     return "\n".join(lines) + "\n"
 
 
@@ -134,8 +130,7 @@ def _methods(rows: Sequence[Row]) -> list[str]:
                 cells.append("-")
                 continue
             mark = " (ahead)" if name != "kdaudit" and m["poison"] and _youden(m) > best else ""
-            hit = f"{100 * m['hits'] / m['poison']:.1f}" if m["poison"] else "-"
-            cells.append(f"{hit} / {100 * m['wrong'] / m['innocent']:.2f}{mark}")
+            cells.append(_cell(m) + mark)
         out.append(f"| {_name(r)} | " + " | ".join(cells) + " |")
     return out
 
@@ -174,9 +169,8 @@ def _means(rows: Sequence[Row]) -> list[str]:
     for name in METHODS:
         found = [r["methods"][name] for r in attacks if name in r["methods"]]
         if found:
-            tpr = np.mean([m["hits"] / m["poison"] for m in found])
-            fpr = np.mean([m["wrong"] / m["innocent"] for m in found])
-            out.append(f"| {name} | {100 * tpr:.2f} | {100 * fpr:.3f} | {len(found)} |")
+            tpr, fpr = _mean(found)
+            out.append(f"| {name} | {tpr:.2f} | {fpr:.3f} | {len(found)} |")
     kept = [r["methods"]["kdaudit"] for r in rows]
     broken = sum(m["wrong"] > 0.05 * _flags(m) for m in kept)
     if failed:
@@ -186,6 +180,12 @@ def _means(rows: Sequence[Row]) -> list[str]:
         ]
     out += ["", f"Innocent share of the flags over the nominal 5 % in {broken} of {len(kept)} cases."]
     return out
+
+
+def _mean(found: Sequence[Row]) -> tuple[float, float]:
+    """Mean TPR and FPR of a method over cases with poison, percent."""
+    tpr, fpr = np.mean([(m["hits"] / m["poison"], m["wrong"] / m["innocent"]) for m in found], axis=0)
+    return 100 * float(tpr), 100 * float(fpr)
 
 
 def _youden(m: Row) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.divergence import top1
 from kdaudit.errors import ModelRefused
 from kdaudit.fitting.alignment import Alignment, align, paired
 from kdaudit.fitting.pool import Pixels, Pool
@@ -62,8 +63,7 @@ class Trial:
 
     def tops(self, images: int | None = None) -> list[NDArray[np.int64]]:
         """Top-1 answers [n] per view to the first `images`; -1 where a score is not finite."""
-        cut = [view[:images] for view in self.views]
-        return [np.where(np.isfinite(view).all(axis=1), view.argmax(axis=1), -1).astype(np.int64) for view in cut]
+        return [top1(view[:images]) for view in self.views]
 
 
 def changed(pixels: Pixels) -> tuple[NDArray[np.uint8] | NDArray[np.float32], NDArray[np.float32]]:

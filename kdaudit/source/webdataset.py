@@ -15,7 +15,6 @@ from kdaudit.source.names import Repeated, is_hidden, is_image_name, printable
 from kdaudit.source.parts import (
     HIDDEN,
     MAX_IMAGE_BYTES,
-    NOT_AN_IMAGE,
     TOO_LARGE,
     Leftover,
     Part,
@@ -59,8 +58,8 @@ class WebDatasetSource:
         faults: list[str] = []
         for name in names or [root.resolve().name]:
             if names and not name.lower().endswith(".tar"):
-                if name != CLASSES_FILE:
-                    self._parts.append(_leftover(name))
+                if name != CLASSES_FILE:  # never an image: `open_source` refuses the mixture
+                    self._parts.append(Leftover(beside(printable(name), None, name)))
                 continue
             try:
                 shard = _Shard(regular_file(folder, name)[0], printable(name), repeated)
@@ -153,13 +152,11 @@ class _Shard:
         if not reason and is_second:
             reason = "second member of this name"
         if not reason and not is_image_name(member.name):
-            reason = NOT_AN_IMAGE
+            return beside(path, label, member.name)
         if not reason and is_hidden(member.name):
             reason = HIDDEN
         if not reason and member.size > MAX_IMAGE_BYTES:
             reason = TOO_LARGE
-        if reason == NOT_AN_IMAGE:
-            return beside(path, label, member.name)
         if reason:
             return Record(path, label, b"", Status.SKIPPED, reason)
         return encoded(path, label, archive.read(member.offset, member.size))
@@ -212,11 +209,6 @@ def _json_label(text: str) -> str:
 def _no_images(root: Path, faults: Sequence[str]) -> str:
     why = f" ({faults[0]})" if faults else ""
     return f"{root} holds no images in tar shards that can be read{why}: give uncompressed tar files."
-
-
-def _leftover(name: str) -> Leftover:
-    """A file beside the shards. Images do not stand here: `open_source` refuses the mixture."""
-    return Leftover(beside(printable(name), None, name))
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:
