@@ -145,13 +145,14 @@ def train(
     return net.cpu().eval()
 
 
-def export(net: nn.Module, example: Images, path: Path) -> Path:
-    """Export a victim to ONNX (input float32 [N, C, H, W] in 0..1, output logits), one file, free batch."""
+def export(net: nn.Module, example: Images, path: Path, feed: Preprocess | None = None) -> Path:
+    """Export a victim to ONNX, one file, free batch; its input is what `feed` makes (default: what `tensor` does)."""
+    first = torch.from_numpy(feed.apply(example.pixels[:2])) if feed else tensor(example.pixels[:2])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.onnx")
     torch.onnx.export(
         net.eval(),
-        (tensor(example.pixels[:2]),),
+        (first,),
         str(partial),
         input_names=["input"],
         output_names=["logits"],

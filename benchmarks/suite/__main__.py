@@ -3,6 +3,7 @@
 python benchmarks/suite --profile cpu                       # all attacks, CIFAR-10 and GTSRB, 5 % clean images
 python benchmarks/suite --data cifar10 --attacks badnets sig --rate 0.01 --clean 0.01
 python benchmarks/suite --profile short                     # victims of 10 epochs, which take attacks up by half
+python benchmarks/suite --form vit --attacks badnets sig    # victims of another kind
 python benchmarks/suite --table                             # only what is finished
 """
 
@@ -18,6 +19,7 @@ import torch
 
 from benchmarks import lab
 from benchmarks.suite import measure, table, victims, worlds
+from benchmarks.suite.forms import FORMS
 from benchmarks.suite.recipes import RECIPES
 
 
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, help="poison rate where the recipe has none of its own")
     parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")
     parser.add_argument("--epochs", type=int, help="of the victims' training, instead of the profile's")
+    parser.add_argument("--form", choices=tuple(FORMS), default="resnet", help="of the victims")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
@@ -66,7 +69,7 @@ def main() -> int:
     for seed in options.seeds:
         for name in data:
             for attack in options.attacks:
-                case = worlds.case(name, attack, rate, seed, epochs[name])
+                case = worlds.case(name, attack, rate, seed, epochs[name], options.form)
                 kept = case.folder / f"row-{clean:g}.json"
                 if not options.table:
                     print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
@@ -79,10 +82,13 @@ def main() -> int:
                     )
                     kept.write_text(json.dumps(row, indent=1))
                 rows += [json.loads(kept.read_text())] if kept.exists() else []
-    text = table.render(rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs)
+    text = table.render(
+        rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs, options.form
+    )
     print(table.brief(rows) if options.brief else text)
     if options.save:
         kind = "" if options.profile == "cpu" else f"_{options.profile}"
+        kind += f"_{options.form}" if options.form != "resnet" else ""
         longer = f"_epochs{options.epochs}" if options.epochs else ""
         lab.write_result(f"suite{kind}_poison{100 * rate:g}_clean{100 * clean:g}{longer}.md", text)
     return 0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks import lab
 from benchmarks.lab import Images
 from benchmarks.suite import peers, worlds
+from benchmarks.suite.forms import FORMS
 from benchmarks.suite.worlds import Case
 
 Row = dict[str, Any]
@@ -69,7 +70,7 @@ def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: b
         "cpu": spent,
         "control": _success(case, control),
         "repaired": _success(case, repaired) if repaired.exists() else None,
-        "baseline": _success(case, worlds.build(worlds.case(case.data, "clean", 0.0, case.seed, case.epochs)).teacher),
+        "baseline": _success(case, worlds.build(worlds.clean_of(case)).teacher),
     }
     if with_peers:
         row["methods"] |= _kept(case.folder / f"peers-{share:g}.json", lambda: _peers(case, pool))
@@ -124,6 +125,7 @@ def _audited(case: Case, share: float, run: Path) -> Row:
         "holdout": case.recipe.holdout,
         "rate": case.rate,
         "seed": case.seed,
+        "form": case.form,
         "clean": share,
         "poison": int(judged.poison.sum()),
         "cover": int(truth["cover"].sum()),
@@ -172,12 +174,13 @@ def _order(paths: list[str], wanted: list[str]) -> NDArray[np.int64]:
 
 
 def _success(case: Case, model: Path) -> Row:
-    """Accuracy and ASR of a model of the run, on test images that nobody trained on."""
+    """Accuracy and ASR of a model of the run, fed as the teacher is, on test images that nobody trained on."""
     test, hit, wanted = worlds.strike(case)
-    right = int((lab.answers(model, test.pixels).argmax(1) == test.labels).sum())
+    feed = FORMS[case.form].feed(test.pixels.shape[1:])
+    right = int((lab.answers(model, test.pixels, feed).argmax(1) == test.labels).sum())
     out: Row = {"right": right, "of": len(test), "struck": len(hit), "success": None}
     if len(hit):
-        answers = lab.answers(model, hit.pixels).argmax(1)
+        answers = lab.answers(model, hit.pixels, feed).argmax(1)
         out["success"] = int(worlds.success(case, answers, hit.labels, wanted).sum())
     return out
 
@@ -186,13 +189,14 @@ def _peers(case: Case, pool: Path) -> Row:
     truth, pixels = case.truth(), worlds.decoded(case.delivery)
     judged = _judged(truth)
     given = Images(pixels, truth["labels"], worlds.source(case.data)[0].classes)
-    layer = peers.features(case.teacher, pixels)
+    form = FORMS[case.form]
+    layer = peers.features(case.teacher, pixels, form.feed(pixels.shape[1:]))
     rate = max(1e-3, float(judged.poison.mean()))
     asked = {
         "Activation Clustering": peers.activation_clustering(layer, given),
         "Spectral Signatures": peers.spectral_signatures(layer, given, rate),
         "STRIP": peers.strip(
-            lambda x: peers.probabilities(case.teacher, x), given, worlds.decoded(pool), judged.poison, case.seed
+            lambda x: peers.probabilities(case.teacher, x, form), given, worlds.decoded(pool), judged.poison, case.seed
         ),
     }
     out: Row = {}

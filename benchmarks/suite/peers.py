@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks import lab
 from benchmarks.lab import Images
+from benchmarks.suite.forms import Form
+from kdaudit.preprocess import Preprocess
 
 STRIP_IMAGES, STRIP_BLENDS = 3000, 20
 
@@ -39,8 +40,8 @@ class Found:
     cpu: float
 
 
-def features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Inputs of the teacher's last linear layer, [n, F]."""
+def features(teacher: Any, pixels: NDArray[np.uint8], feed: Preprocess) -> NDArray[np.float32]:
+    """Inputs of the teacher's last linear layer, [n, F]; `feed` makes the tensor that it takes."""
     import onnxruntime as ort
 
     model = onnx.load(teacher)
@@ -51,16 +52,16 @@ def features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     tensor = made_by[name].input[0]
     model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    feed = session.get_inputs()[0].name
-    parts = [
-        session.run([tensor], {feed: lab.tensor(pixels[i : i + 256]).numpy()})[0] for i in range(0, len(pixels), 256)
-    ]
+    into = session.get_inputs()[0].name
+    parts = [session.run([tensor], {into: feed.apply(pixels[i : i + 256])})[0] for i in range(0, len(pixels), 256)]
     return np.concatenate([p.reshape(len(p), -1) for p in parts])
 
 
-def probabilities(teacher: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The teacher's softmax [n, K] for x/255, float32 [n, H, W, C]."""
-    z = _session(teacher).run(None, {"input": np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)})[0]
+def probabilities(teacher: Path, x: NDArray[np.float32], form: Form) -> NDArray[np.float32]:
+    """The teacher's probabilities [n, K] for x/255, float32 [n, H, W, C]."""
+    z = _session(teacher).run(None, {"input": form.feed(x.shape[1:]).apply(255 * x)})[0]
+    if form.softmax:
+        return np.asarray(z, np.float32)
     e = np.exp(z - z.max(1, keepdims=True))
     out: NDArray[np.float32] = e / e.sum(1, keepdims=True)
     return out

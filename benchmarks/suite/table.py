@@ -35,12 +35,12 @@ TITLES = {
 METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signatures", "STRIP")
 
 
-def render(rows: Sequence[Row], title: str, epochs: Mapping[str, int | None]) -> str:
-    """Markdown: cases, methods side by side, means, conditions; `epochs`: of the victims, as `victims.conditions`."""
+def render(rows: Sequence[Row], title: str, epochs: Mapping[str, int | None], form: str) -> str:
+    """Markdown: cases, methods side by side, means, conditions; `epochs`, `form`: as `victims.conditions` wants."""
     lines = [f"# {title}", "", *_cases(rows), "", *_methods(rows), "", *_repair(rows), "", *_means(rows), ""]
     lines += [
         f"Conditions: {lab.today()}; {lab.machine()}.",
-        f"Victims: {victims.conditions(epochs)}.",
+        f"Victims: {victims.conditions(epochs, form)}.",
         "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart; the "
         "innocent share is of all flags. Rows "
         "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "

@@ -21,6 +21,7 @@ from PIL import Image
 from benchmarks import lab
 from benchmarks.lab import Images
 from benchmarks.suite import victims
+from benchmarks.suite.forms import FORMS
 from benchmarks.suite.recipes import RECIPES, SOURCE, TARGET, Attacker, Recipe
 
 DELIVERED = 25_000
@@ -37,12 +38,15 @@ class Case:
     seed: int
     epochs: int | None = None
     """Of the victim's training; None: the suite's own, short one."""
+    form: str = "resnet"
+    """Of the victim, one of `forms.FORMS`."""
 
     @property
     def folder(self) -> Path:
         """Where it lies."""
         longer = f"-{self.epochs}ep" if self.epochs else ""
-        return lab.LAB / "suite" / self.data / f"{self.recipe.name}-{self.rate:g}-seed{self.seed}{longer}"
+        other = f"-{self.form}" if self.form != "resnet" else ""
+        return lab.LAB / "suite" / self.data / f"{self.recipe.name}-{self.rate:g}-seed{self.seed}{longer}{other}"
 
     @property
     def teacher(self) -> Path:
@@ -70,11 +74,16 @@ class Case:
         return found
 
 
-def case(data: str, name: str, rate: float, seed: int, epochs: int | None = None) -> Case:
+def case(data: str, name: str, rate: float, seed: int, epochs: int | None = None, form: str = "resnet") -> Case:
     """A recipe at a rate; its own rate, where it has one, wins."""
     recipe = RECIPES[name]
     own = rate if recipe.rate is None else recipe.rate
-    return Case(data, recipe, own, seed, epochs)
+    return Case(data, recipe, own, seed, epochs, form)
+
+
+def clean_of(c: Case) -> Case:
+    """The same without an attack: what attackers train on, and what a repair is held against."""
+    return case(c.data, "clean", 0.0, c.seed, c.epochs, c.form)
 
 
 @cache
@@ -149,8 +158,9 @@ def build(c: Case) -> Case:
     (c.folder / "paths.json").write_text(json.dumps(names))
     np.savez(c.folder / "truth.npz", poison=poison, cover=cover, labels=poisoned.labels, original=own.labels)
     seen = Images(np.stack([_decode(b) for b in blobs]), poisoned.labels, images.classes)
-    net = victims.train(seen, c.seed, epochs=c.epochs or victims.EPOCHS[c.data], mirror=c.data == "cifar10")
-    victims.save(net, seen, c.folder)
+    epochs = c.epochs or victims.EPOCHS[c.data]
+    net = victims.train(seen, c.seed, epochs=epochs, mirror=c.data == "cifar10", form=c.form)
+    victims.save(net, seen, c.folder, c.form)
     (c.folder / "facts.json").write_text(json.dumps(_facts(c, attacker)))
     return c
 
@@ -194,7 +204,7 @@ def _strike(c: Case, attacker: Attacker) -> tuple[Images, Images, NDArray[np.int
 
 def _attacker(c: Case, own: Images) -> Attacker:
     def network() -> Any:
-        return victims.load(build(case(c.data, "clean", 0.0, c.seed, c.epochs)).folder, len(own.classes))
+        return victims.load(build(clean_of(c)).folder, own, c.form)
 
     size, grey = own.pixels.shape[1], own.pixels.shape[3] == 1
     return Attacker(picture(size, grey=grey), c.seed, len(own.classes), network, (own.pixels, own.labels))
@@ -231,10 +241,11 @@ def _imbalanced(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 def _facts(c: Case, attacker: Attacker) -> dict[str, Any]:
     test, hit, wanted = _strike(c, attacker)
-    right = lab.answers(c.teacher, test.pixels).argmax(1) == test.labels
+    feed = FORMS[c.form].feed(test.pixels.shape[1:])
+    right = lab.answers(c.teacher, test.pixels, feed).argmax(1) == test.labels
     facts: dict[str, Any] = {"accuracy": float(right.mean()), "accuracy_n": len(test), "asr": None, "asr_n": len(hit)}
     if len(hit):
-        hits = success(c, lab.answers(c.teacher, hit.pixels).argmax(1), hit.labels, wanted)
+        hits = success(c, lab.answers(c.teacher, hit.pixels, feed).argmax(1), hit.labels, wanted)
         facts["asr"] = float(hits.mean())
     return facts
 
