@@ -19,7 +19,7 @@ from kdaudit.report.results import CandidatesSection
 from kdaudit.report.sections import FindingRow, GateResult, GateSection, Suppression
 from kdaudit.settings import Ignore, Settings
 from kdaudit.signs import BEHAVIOUR
-from kdaudit.verdict import SEVERITIES, unopened_sentence
+from kdaudit.verdict import SEVERITIES, Resolved, left_open
 
 MAX_DIGESTS = 10_000
 """Flagged images whose digests a report carries; of more, they are read from the samples.parquet beside it."""
@@ -195,18 +195,12 @@ def _answer(
     if reasons:
         return "failed", reasons
     # A verdict may rest on a finding that is suppressed; what it left open must not pass because of that.
-    doubts = []
-    if document.coverage.share < settings.min_coverage:
-        doubts.append(
-            f"only {document.coverage.share:.2%} of the images could be read (needed: {settings.min_coverage:.0%})"
-        )
-    if document.coverage.unopened:
-        doubts.append(unopened_sentence(document.coverage.unopened))
-    if settings.sensitivity is not None and document.judgement.visible_rate > settings.sensitivity:
-        doubts.append(
-            f"poison rates show from {document.judgement.visible_rate:.2%} on, not the "
-            f"{settings.sensitivity:.2%} asked for"
-        )
+    judged, counted = document.judgement, [(f.rule, f.message) for f in findings if f.suppressed is None]
+    resolved = Resolved(
+        document.coverage.share, document.coverage.unopened, judged.rule, judged.fdr,
+        document.control.calibration_images, judged.visible_rate,
+    )  # fmt: skip
+    doubts = left_open(resolved, counted, settings)
     return ("inconclusive", doubts) if doubts else ("passed", [])
 
 

@@ -4,8 +4,9 @@
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kdaudit.admission import Finding
 from kdaudit.compared import Comparison
@@ -92,37 +93,66 @@ def _conclude(
     failing = tuple(f.message for f in findings if f.severity in ("high", "critical"))
     if failing:
         return "FAILED", failing
-    doubts = []
-    coverage = evidence.scanned / records
-    if coverage < settings.min_coverage:
-        doubts.append(f"only {coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
-    if evidence.unopened:
-        doubts.append(unopened_sentence(evidence.unopened))
-    if settings.rule != "argmax" and evidence.visible_rate >= 1:
-        needed = math.ceil(PRICE / settings.fdr)
-        doubts.append(
-            f"{evidence.calibration:,} calibration images show no poison by counting, however much there is "
-            f"({needed:,} would begin to): give more clean images"
-        )
-    elif settings.sensitivity is not None and evidence.visible_rate > settings.sensitivity:
-        doubts.append(
-            f"{evidence.calibration:,} calibration images show poison with one target from {evidence.visible_rate:.2%} "
-            f"on, not the {settings.sensitivity:.2%} asked for"
-        )
-    if any(f.rule == "KDA205" for f in findings):
-        doubts.append(
-            "model and control part more on these images than on clean ones, and no images stand out as the cause"
-        )
-    doubts += [f.message for rule in ("KDA206", "KDA209", "KDA208") for f in findings if f.rule == rule]
+    resolved = Resolved(
+        evidence.scanned / records, evidence.unopened, settings.rule, settings.fdr, evidence.calibration,
+        evidence.visible_rate,
+    )  # fmt: skip
+    doubts = left_open(resolved, [(f.rule, f.message) for f in findings], settings)
     if doubts:
         return "INCONCLUSIVE", tuple(doubts)
     return "PASSED", ("no images stand out in a way that a backdoor explains",)
 
 
-def unopened_sentence(count: int) -> str:
-    """What `count` archives and folders that nobody looked into mean."""
-    what = "archive or folder" if count == 1 else "archives or folders"
-    return (
-        f"{count:,} {what} in the delivery could not be looked into, and nobody knows how many images are there "
-        "(see quarantine.csv): unpack, mend or remove"
-    )
+class Resolved(NamedTuple):
+    """What a scan looked at, and how finely.
+
+    Attributes:
+        coverage: share of the records that could be read, 0..1.
+        unopened: archives and folders of the delivery that nobody looked into.
+        rule: that images were judged by.
+        fdr: innocent share of the flags to stay under.
+        calibration: calibration images.
+        visible_rate: smallest poison rate that these show by counting, 1 where they show none.
+    """
+
+    coverage: float
+    unopened: int
+    rule: str
+    fdr: float
+    calibration: int
+    visible_rate: float
+
+
+def left_open(seen: Resolved, findings: Iterable[tuple[str, str]], settings: Settings) -> list[str]:
+    """Why a scan that found nothing severe has not passed either, one sentence each; the gate asks too.
+
+    Args:
+        seen: what was looked at.
+        findings: rule and message of each finding that counts.
+        settings: `min_coverage` and `sensitivity`.
+    """
+    found, doubts = list(findings), []
+    if seen.coverage < settings.min_coverage:
+        doubts.append(f"only {seen.coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
+    if seen.unopened:
+        what = "archive or folder" if seen.unopened == 1 else "archives or folders"
+        doubts.append(
+            f"{seen.unopened:,} {what} in the delivery could not be looked into, and nobody knows how many images are "
+            "there (see quarantine.csv): unpack, mend or remove"
+        )
+    if seen.rule != "argmax" and seen.visible_rate >= 1:
+        needed = math.floor(PRICE / seen.fdr + 1e-9)  # the smallest n with PRICE / ((n + 1) fdr) under 1
+        doubts.append(
+            f"{seen.calibration:,} calibration images show no poison by counting, however much there is "
+            f"({needed:,} would begin to): give more clean images"
+        )
+    elif settings.sensitivity is not None and seen.visible_rate > settings.sensitivity:
+        doubts.append(
+            f"{seen.calibration:,} calibration images show poison with one target from {seen.visible_rate:.2%} "
+            f"on, not the {settings.sensitivity:.2%} asked for"
+        )
+    if any(rule == "KDA205" for rule, _ in found):
+        doubts.append(
+            "model and control part more on these images than on clean ones, and no images stand out as the cause"
+        )
+    return doubts + [message for wanted in ("KDA206", "KDA209", "KDA208") for rule, message in found if rule == wanted]

@@ -154,6 +154,30 @@ def test_what_a_suppressed_finding_left_open_does_not_pass(tmp_path):
     assert made.exit_code == Exit.INCONCLUSIVE
 
 
+def test_too_few_clean_images_do_not_pass_because_a_finding_is_suppressed(tmp_path):
+    few = document()
+    few = few.model_copy(
+        update={
+            "control": few.control.model_copy(update={"calibration_images": 40}),
+            "judgement": few.judgement.model_copy(update={"visible_rate": 1.0}),
+        }
+    )
+    made = gated(few, base(few, tmp_path))
+    assert made.exit_code == Exit.INCONCLUSIVE
+    assert "40 calibration images show no poison by counting" in made.gate.reasons[0]
+    other = few.model_copy(update={"judgement": few.judgement.model_copy(update={"rule": "argmax"})})
+    assert gated(other, base(other, tmp_path)).exit_code == Exit.PASSED  # that rule does not count on them
+
+
+def test_an_open_finding_beside_a_suppressed_one_does_not_pass():
+    trace = FindingRow(rule="KDA208", severity="medium", message="300 images share where they are sharp")
+    flags = [f for f in document().findings if f.rule == "KDA201"]
+    made = document().model_copy(update={"findings": [*flags, trace]})
+    held = gated(made, ignores=(ignore(),))
+    assert (held.exit_code, held.gate.reasons) == (Exit.INCONCLUSIVE, [trace.message])
+    assert gated(made, ignores=(ignore(), ignore("KDA208"))).exit_code == Exit.PASSED
+
+
 def flagged_run(folder, digests):
     """A run directory's report and table, of as many flagged images as there are digests, and one that is not."""
     folder.mkdir()

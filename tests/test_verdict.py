@@ -167,6 +167,10 @@ TABLE = {
         Case(calibration=49), "INCONCLUSIVE", set(),
         "49 calibration images show no poison by counting, however much there is (50 would begin to)",
     ),
+    "too-few-at-a-stricter-rate": (
+        Case(calibration=82, settings={"fdr": 0.03}), "INCONCLUSIVE", set(), "there is (83 would begin to)",
+    ),
+    "enough-at-a-stricter-rate": (Case(calibration=83, settings={"fdr": 0.03}), "PASSED", set(), STANDARD),
     "just-enough-to-count": (Case(calibration=50), "PASSED", set(), STANDARD),
     "too-few-do-not-hide": (Case({3: 20}, calibration=40), "FAILED", {"KDA201"}, "answer 3"),
     "argmax-counts-otherwise": (Case(calibration=40, settings=ARGMAX), "PASSED", set(), STANDARD),
