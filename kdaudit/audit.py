@@ -21,7 +21,7 @@ from kdaudit.report.build import build_document, repair_section
 from kdaudit.report.checks import conclude
 from kdaudit.report.document import Document, read_document
 from kdaudit.report.results import RepairSection
-from kdaudit.rundir import RunDirectory
+from kdaudit.rundir import RunDirectory, as_typed
 from kdaudit.settings import Settings
 
 TUNING_SETTINGS = frozenset({"repair", "repair_epochs", "device", "workers"})
@@ -143,14 +143,14 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
     workbench.check_writable(output)
     # The control follows from the run's own settings; only what shapes the tuning may differ now.
     merged = settings.model_copy(update={k: v for k, v in recipe.settings.items() if k not in TUNING_SETTINGS})
-    model = Path(report.model.path)
+    model, data, clean = (as_typed(path, typed) for typed in (report.model.path, recipe.data, recipe.clean))
     teacher = admit(model)
-    given_at = Path(recipe.control) if recipe.control else None
+    given_at = as_typed(path, recipe.control) if recipe.control else None
     given = controls.check_control(given_at, teacher) if given_at else None
     run = RunDirectory(path, teacher.digest, str(model), "repair", keep_report=True)
     try:
         bench = workbench.set_up(teacher, merged)
-        sets = workbench.survey_both(workbench.locate(Path(recipe.data), Path(recipe.clean)), clock)
+        sets = workbench.survey_both(workbench.locate(data, clean), clock)
         judgement.demand_audited(run, sets)
         bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock))
         pool = controls.read_clean(bench, sets, merged, run, clock)

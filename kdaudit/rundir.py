@@ -45,6 +45,7 @@ class RunDirectory:
             "command": command,
             "model": model,
             "model_digest": model_digest,
+            "directory": str(Path.cwd()),
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -141,6 +142,13 @@ def read_note(path: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RunDirectoryError(f"{file} cannot be read: it is damaged or of another version of kdaudit") from error
     raise RunDirectoryError(f"{file} is of another version of kdaudit: use that version, or begin a new run")
+
+
+def as_typed(run: Path, typed: str) -> Path:
+    """A path that a report holds as it was typed: taken from here, or else from where that run was started."""
+    here, note = Path(typed), read_note(run) or {}
+    there = Path(str(note.get("directory", ""))) / here
+    return there if not here.exists() and there.exists() else here
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdaudit.errors import Exit, RunDirectoryError
-from kdaudit.rundir import RunDirectory, read_note, read_report
+from kdaudit.rundir import RunDirectory, as_typed, read_note, read_report
 
 
 def opened(path: Path, digest: str = "aa", **more) -> RunDirectory:
@@ -248,3 +248,18 @@ def test_a_full_disk_leaves_the_old_content_and_no_half_file(tmp_path, monkeypat
     assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
     with pytest.raises(RunDirectoryError, match="stopped at: compare"):
         read_report(run.path)
+
+
+def test_paths_as_they_were_typed_are_found_from_elsewhere(tmp_path, monkeypatch):
+    began, elsewhere = tmp_path / "began", tmp_path / "elsewhere"
+    (began / "data").mkdir(parents=True)
+    elsewhere.mkdir()
+    monkeypatch.chdir(began)
+    opened(tmp_path / "run").close()
+    assert as_typed(tmp_path / "run", "data") == Path("data")
+    monkeypatch.chdir(elsewhere)
+    assert as_typed(tmp_path / "run", "data") == began / "data"
+    assert as_typed(tmp_path / "run", "gone") == Path("gone")  # said as it was typed, where there is no such thing
+    (elsewhere / "data").mkdir()
+    assert as_typed(tmp_path / "run", "data") == Path("data")
+    assert as_typed(tmp_path / "run", str(began / "data")) == began / "data"
