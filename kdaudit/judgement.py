@@ -125,6 +125,7 @@ def judge_rows(
             likeness.trace if likeness else None,
             label_doubts(map(_told, _unflagged(rows, columns, flags)), order),
             sets.suspect_survey.unopened,
+            sets.suspect_survey.aside,
         )
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)

@@ -36,6 +36,7 @@ class Record:
         status: READ here means that the bytes were read, not that they decode.
         reason: why not, in a few words; empty when READ.
         many: whether it stands for images of unknown number: an archive that was not opened, a folder not looked into.
+        aside: whether it is no image by name and by content, such as a label beside each image: no share counts it.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Record:
     status: Status = Status.READ
     reason: str = ""
     many: bool = False
+    aside: bool = False
 
     def __post_init__(self) -> None:
         if len(self.path) > MAX_PATH:

@@ -51,6 +51,7 @@ def judge(
     trace: Trace | None = None,
     labels: LabelDoubts = LabelDoubts(),  # noqa: B008  frozen
     unopened: int = 0,
+    aside: int = 0,
 ) -> Verdict:
     """The model-level call.
 
@@ -66,6 +67,7 @@ def judge(
         trace: what images share where it has proven none.
         labels: what both networks say to the labels.
         unopened: archives and folders of the delivery that nobody looked into.
+        aside: records that are no images.
     """
     clean_score = score_of(calibration, settings.rule)
     evidence = evidence_of(suspect, flags, calibration, clean_score, settings.fdr)
@@ -75,12 +77,12 @@ def judge(
         (*static, *behaviour(evidence, suspect, settings.rule, names)),
         key=lambda f: -SEVERITIES.index(f.severity),
     )
-    state, why = _conclude(tuple(findings), evidence, len(suspect.read), fidelity, settings)
+    state, why = _conclude(tuple(findings), evidence, len(suspect.read) - aside, fidelity, settings)
     return Verdict(state, why, tuple(findings), evidence)
 
 
 def _conclude(
-    findings: tuple[Finding, ...], evidence: Evidence, records: int, fidelity: float, settings: Settings
+    findings: tuple[Finding, ...], evidence: Evidence, images: int, fidelity: float, settings: Settings
 ) -> tuple[State, tuple[str, ...]]:
     """The table of docs/verdict.md, top to bottom: the first row that holds decides."""
     if evidence.scanned == 0:
@@ -94,7 +96,7 @@ def _conclude(
     if failing:
         return "FAILED", failing
     resolved = Resolved(
-        evidence.scanned / records, evidence.unopened, settings.rule, settings.fdr, evidence.calibration,
+        evidence.scanned / images, evidence.unopened, settings.rule, settings.fdr, evidence.calibration,
         evidence.visible_rate,
     )  # fmt: skip
     doubts = left_open(resolved, [(f.rule, f.message) for f in findings], settings)

@@ -335,6 +335,7 @@ def test_an_unreadable_image_is_listed_and_low_coverage_is_inconclusive(passed, 
     good = next((data / "3").iterdir()).read_bytes()
     (data / "3/cut.png").write_bytes(good[: len(good) // 2])
     (data / "3/notes.txt").write_text("not an image")
+    (data / "3/scan.raw").write_bytes(b"who knows")
     run = copied(passed.run, tmp_path / "run")
     done = kdaudit_command(
         "scan", passed.delivery.model, data, "-o", run, "--steps", STEPS, "--no-repair", "--min-coverage", "1.0"
@@ -344,15 +345,16 @@ def test_an_unreadable_image_is_listed_and_low_coverage_is_inconclusive(passed, 
     assert report["verdict"] == "INCONCLUSIVE"
     assert "of the images could be read (needed: 100%)" in report["why"][0]
     n = passed.report["coverage"]["scanned"]
-    assert f"{n:,} images ({n / (n + 2):.2%}), 1 unreadable, 1 skipped" in output
-    counts = {"scanned": n, "unreadable": 1, "skipped": 1, "share": n / (n + 2)}
+    assert f"{n:,} images ({n / (n + 2):.2%}), 1 unreadable, 1 skipped, 1 that are no images" in output
+    counts = {"scanned": n, "unreadable": 1, "skipped": 2, "aside": 1, "share": n / (n + 2)}
     assert report["coverage"].items() >= counts.items()
-    assert {row["path"] for row in report["coverage"]["examples"]} == {"3/cut.png", "3/notes.txt"}
+    assert {row["path"] for row in report["coverage"]["examples"]} == {"3/cut.png", "3/notes.txt", "3/scan.raw"}
     listed = {row["path"]: row for row in rows_of(run / "quarantine.csv")}
     assert listed["3/cut.png"]["status"] == "unreadable"
     assert "truncated" in listed["3/cut.png"]["reason"]
     assert listed["3/notes.txt"]["status"] == "skipped"
-    assert listed["3/notes.txt"]["reason"] == "not an image extension"
+    assert listed["3/notes.txt"]["reason"] == "no image, by name and by content"
+    assert listed["3/scan.raw"]["reason"] == "not an image extension"
     assert report["control"]["losses"] == passed.report["control"]["losses"]
     # What is in both runs has the same row in both.
     first, second = (dict(zip(t["id"], t["score"], strict=True)) for t in map(samples, (passed.run, run)))

@@ -33,10 +33,8 @@ def _failed(document: Document) -> list[str]:
 def _inconclusive(document: Document) -> list[str]:
     steps = []
     c, k = document.coverage, document.control
-    if c.unreadable or c.skipped:
-        steps.append(
-            f"{c.unreadable + c.skipped:,} images were not scanned: quarantine.csv says why, and they count as unknown"
-        )
+    if unknown := c.unreadable + c.skipped - c.aside:
+        steps.append(f"{unknown:,} images were not scanned: quarantine.csv says why, and they count as unknown")
     if k.fidelity.of and k.fidelity.low < 0.9:
         steps.append(
             f"give more clean images of the same kind: the control was distilled on {k.distillation_images:,} and "

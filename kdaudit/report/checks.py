@@ -71,8 +71,7 @@ def _needs(document: Document, settings: Settings, *, faithful: bool) -> list[Ch
             group="audit",
             title="enough of the images could be read",
             state="passed" if c.scanned and c.share >= settings.min_coverage else "inconclusive",
-            detail=f"{c.scanned:,} scanned ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped; "
-            f"{settings.min_coverage:.0%} needed",
+            detail=f"{c.scanned:,} scanned ({c.share:.2%}), {c.not_scanned}; {settings.min_coverage:.0%} needed",
         ),
         CheckRow(
             id="fidelity",

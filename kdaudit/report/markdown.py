@@ -28,7 +28,7 @@ def render_markdown(document: Document) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| scanned | {c.scanned:,} images ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped |",
+        f"| scanned | {c.scanned:,} images ({c.share:.2%}), {c.not_scanned} |",
         f"| flagged | {_rate(j.flagged)} |",
         f"| control | fidelity {_rate(k.fidelity)}, calibrated on {k.calibration_images:,} clean images |",
         f"| shows by counting | poison with one target from {j.visible_rate:.2%} on |",
@@ -55,7 +55,7 @@ def render_github(document: Document) -> str:
         these = [f"::{kind} {title}::{workflow_text(text)}" for level, title, text in told if level == kind]
         lines += these[: MAX_ANNOTATIONS - 1]
     c = document.coverage
-    summary = f"{c.scanned:,} images scanned, {c.unreadable:,} unreadable, {c.skipped:,} skipped"
+    summary = f"{c.scanned:,} images scanned, {c.not_scanned}"
     summary += f", {document.judgement.flagged.hits:,} flagged; gate {document.gate.result}"
     if len(told) > len(lines):
         summary += f"; {len(told) - len(lines):,} more annotations are in report.html"

@@ -96,7 +96,8 @@ class CoverageSection(Section):
     """What of the suspect set was looked at; "clean" is never said of the rest.
 
     `reasons` counts the images that were not scanned, most frequent reason first (50 at most); `examples` names the
-    first 100 of them. `unopened` of them are archives or folders, of who knows how many images each.
+    first 100 of them. `unopened` of them are archives or folders, of who knows how many images each; `aside` are no
+    images by name and by content, such as a label beside each image, and `share` does not count them.
     """
 
     scanned: int
@@ -104,8 +105,15 @@ class CoverageSection(Section):
     skipped: int
     share: float
     unopened: int = 0
+    aside: int = 0
     reasons: list[ReasonRow] = []
     examples: list[UnreadRow] = []
+
+    @property
+    def not_scanned(self) -> str:
+        """The rest in words, the same wherever it is told."""
+        rest = f"{self.unreadable:,} unreadable, {self.skipped - self.aside:,} skipped"
+        return rest + (f", {self.aside:,} that are no images" if self.aside else "")
 
 
 class PreprocessSection(Section):

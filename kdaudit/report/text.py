@@ -129,7 +129,7 @@ def _scanned(document: Document, width: int) -> list[str]:
     c, m = document.coverage, document.machine
     rate = document.pace.images_per_s if document.pace else 0.0
     pace = f", {rate:,.0f} images/s" if rate >= 0.5 else ""
-    counts = f"{c.scanned:,} images ({c.share:.2%}), {c.unreadable:,} unreadable, {c.skipped:,} skipped{pace}"
+    counts = f"{c.scanned:,} images ({c.share:.2%}), {c.not_scanned}{pace}"
     used = f"teacher on {m.teacher_provider}, control on {m.student_provider}, decoder {m.decoder}, {m.workers} workers"
     used += f"; teacher confined by {m.confinement}"
     return [*_wrapped(f"scanned   {counts}", width, 10, ""), *_wrapped(f"machine   {used}", width, 10, "")]

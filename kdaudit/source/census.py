@@ -31,6 +31,7 @@ class Survey:
         duplicates: READ records whose content stood before, `read - len(digests)`.
         contents: SHA-256 of the digests, hexadecimal: names what was read, in whatever order.
         unopened: records that stand for images of unknown number each (`Record.many`).
+        aside: of the skipped ones, those that are no images by name and by content (`Record.aside`).
     """
 
     count: int
@@ -43,6 +44,12 @@ class Survey:
     duplicates: int
     contents: str
     unopened: int = 0
+    aside: int = 0
+
+    @property
+    def images(self) -> int:
+        """Records that are images, as far as anyone can tell: what a coverage is a share of."""
+        return self.count - self.aside
 
     @property
     def counted(self) -> "Survey":
@@ -61,11 +68,12 @@ def survey(source: Source) -> Survey:
     """Read a source from front to back, keeping 16 bytes an image."""
     tally = dict.fromkeys(Status, 0)
     label_counts = None if source.classes is None else np.zeros(len(source.classes), np.int64)
-    unlabelled = unopened = 0
+    unlabelled = unopened = aside = 0
     digests = _Pile()
     for record in source.records():
         tally[record.status] += 1
         unopened += record.many
+        aside += record.aside
         if record.status is not Status.READ:
             continue
         digests.add(content_digest(record.data))
@@ -86,6 +94,7 @@ def survey(source: Source) -> Survey:
         duplicates=read - len(unique),
         contents=digests_of(unique),
         unopened=unopened,
+        aside=aside,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdaudit.sample import Status
 from kdaudit.source.names import is_hidden, is_image_name
-from kdaudit.source.parts import EMPTY, MAX_IMAGE_BYTES, TOO_LARGE, Unreadable
+from kdaudit.source.parts import EMPTY, HEAD_BYTES, MAX_IMAGE_BYTES, TOO_LARGE, Unreadable
 
 CHANGED = "changed while it was read"
 _SPECIAL = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
@@ -112,6 +112,16 @@ def read_file(root: Path, path: str, *, through_links: bool = False) -> bytes:
     if len(data) != after.st_size or before.st_mtime_ns != after.st_mtime_ns:
         raise Unreadable(Status.UNREADABLE, CHANGED)
     return data
+
+
+def head_of(root: Path, path: str) -> bytes | None:
+    """The first bytes of a file below `root`; None where it is no regular file inside, or cannot be read."""
+    try:
+        full, _ = regular_file(root, path)
+        with os.fdopen(os.open(full, FLAGS), "rb") as file:
+            return file.read(HEAD_BYTES) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except (Unreadable, OSError):
+        return None
 
 
 def _resolved(root: Path, full: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
-from kdaudit.source.files import read_file, regular_file
+from kdaudit.source.files import head_of, read_file, regular_file
 from kdaudit.source.names import is_hidden, is_image_name, printable
 from kdaudit.source.parts import COMPRESSED, HIDDEN, Unreadable, beside
 
@@ -57,7 +57,7 @@ class FolderSource:
             regular_file(self._real, name)
         except Unreadable as outcome:
             return outcome.record(path, label)
-        return beside(path, label, name)
+        return beside(path, label, name, head_of(self._real, name))
 
 
 def sort_classes(names: Sequence[str]) -> list[str]:

@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """What counts as an image in a folder or an archive, in lower case; the decoder looks at the content."""
 
+COMPANION_SUFFIXES = frozenset({
+    ".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".html", ".htm", ".yaml", ".yml", ".toml",
+    ".ini", ".cfg", ".log", ".py", ".sh", ".pdf", ".cls", ".caption", ".md5", ".sha1", ".sha256",
+})  # fmt: skip
+COMPANION_NAMES = frozenset({
+    "readme", "license", "licence", "copying", "notice", "authors", "changelog", "contributors", "makefile",
+    "md5sums", "sha256sums", "thumbs.db", "desktop.ini",
+})  # fmt: skip
+"""What is delivered with images and holds none: labels, captions, notes, what file managers leave. In lower case."""
+
 
 def printable(name: str | bytes) -> str:
     r"""The name as text that can be written anywhere; bytes that are not UTF-8 become ``\xff``."""
@@ -30,6 +40,13 @@ def is_image_name(name: str) -> bool:
     """Whether the name's extension is one of `IMAGE_SUFFIXES`, in any case."""
     stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_companion(name: str) -> bool:
+    """Whether the name is that of a file which comes with images and is none, in any case."""
+    last = name.rpartition("/")[2].lower()
+    dot = last.rfind(".")
+    return last in COMPANION_NAMES or (dot > 0 and last[dot:] in COMPANION_SUFFIXES)
 
 
 def is_hidden(path: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
-from kdaudit.source.files import regular_file
+from kdaudit.source.files import head_of, regular_file
 from kdaudit.source.labels import MAX_CLASSES, numbered_classes
 from kdaudit.source.names import Repeated, printable
 from kdaudit.source.parts import Leftover, Part, Unreadable, beside, chained, encoded
@@ -44,7 +44,7 @@ class ParquetSource:
         fault = ""
         for name in names or [root.resolve().name]:
             if names and not name.lower().endswith(".parquet"):
-                self._parts.append(Leftover(beside(printable(name), None, name)))
+                self._parts.append(Leftover(beside(printable(name), None, name, head_of(folder, name))))
                 continue
             try:
                 file = _File(regular_file(folder, name)[0], printable(name), repeated)

@@ -5,12 +5,18 @@ from typing import Protocol
 
 from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
-from kdaudit.source.names import is_hidden
+from kdaudit.source.names import is_companion, is_hidden
 
 MAX_IMAGE_BYTES = 256 << 20
 """A larger file is skipped: no photograph has this size, and one file must not fill the memory."""
 
 NOT_AN_IMAGE = "not an image extension"
+COMPANION = "no image, by name and by content"
+HEAD_BYTES = 16
+"""How much of a file tells whether it is an image whatever its name."""
+
+IMAGE_HEADS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NETPBM, BOXED = b"P1P2P3P4P5P6P7", (b"ftyp", b"jP  ")
 HIDDEN = "hidden file or folder"
 UNOPENED = "an archive, not opened"
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
@@ -34,12 +40,26 @@ class Unreadable(Exception):
         return Record(path, label, b"", self.status, self.reason, many=many or self.many)
 
 
-def beside(path: str, label: int | None, name: str) -> Record:
-    """The record of a file called `name` that is none of the source's images or shards."""
+def beside(path: str, label: int | None, name: str, head: bytes | None) -> Record:
+    """The record of a file called `name` that is none of the source's images or shards.
+
+    Args:
+        path: as shown.
+        label: of the folder or sample that it lies in.
+        name: with its folders.
+        head: its first `HEAD_BYTES` bytes; None where they could not be read.
+    """
     if is_hidden(name):
         return Record(path, label, b"", Status.SKIPPED, HIDDEN)
+    if is_companion(name) and head is not None and not _begins_as_image(head):
+        return Record(path, label, b"", Status.SKIPPED, COMPANION, aside=True)
     many = name.lower().endswith(CONTAINERS)
     return Record(path, label, b"", Status.SKIPPED, UNOPENED if many else NOT_AN_IMAGE, many=many)
+
+
+def _begins_as_image(head: bytes) -> bool:
+    netpbm = head[:2] in (NETPBM[i : i + 2] for i in range(0, len(NETPBM), 2)) and head[2:3].isspace()
+    return head.startswith(IMAGE_HEADS) or netpbm or head[4:8] in BOXED
 
 
 class Part(Protocol):

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from kdaudit.errors import DataError
 from kdaudit.sample import Record, Status
 from kdaudit.source.archive import Archive, opened
-from kdaudit.source.files import read_file, regular_file
+from kdaudit.source.files import head_of, read_file, regular_file
 from kdaudit.source.labels import class_number, numbered_classes
 from kdaudit.source.names import Repeated, is_hidden, is_image_name, printable
 from kdaudit.source.parts import (
+    HEAD_BYTES,
     HIDDEN,
     MAX_IMAGE_BYTES,
     TOO_LARGE,
@@ -59,7 +60,7 @@ class WebDatasetSource:
         for name in names or [root.resolve().name]:
             if names and not name.lower().endswith(".tar"):
                 if name != CLASSES_FILE:  # never an image: `open_source` refuses the mixture
-                    self._parts.append(Leftover(beside(printable(name), None, name)))
+                    self._parts.append(Leftover(beside(printable(name), None, name, head_of(folder, name))))
                 continue
             try:
                 shard = _Shard(regular_file(folder, name)[0], printable(name), repeated)
@@ -152,7 +153,7 @@ class _Shard:
         if not reason and is_second:
             reason = "second member of this name"
         if not reason and not is_image_name(member.name):
-            return beside(path, label, member.name)
+            return beside(path, label, member.name, archive.read(member.offset, min(member.size, HEAD_BYTES)))
         if not reason and is_hidden(member.name):
             reason = HIDDEN
         if not reason and member.size > MAX_IMAGE_BYTES:

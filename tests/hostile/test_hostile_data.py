@@ -107,7 +107,7 @@ def test_a_folder_of_tricks_is_counted_to_the_last_file(tmp_path):
         "loop": ("skipped", "link to a folder, not followed"),
         "deep/nested.tar": ("skipped", "an archive, not opened"),
         "out.png": ("skipped", "link out of the data set"),
-        "page.html": ("skipped", "not an image extension"),
+        "page.html": ("skipped", "no image, by name and by content"),
         "pipe.png": ("skipped", "not a regular file but a FIFO"),
         "self.png": ("unreadable", "link that leads back to itself"),
         "text.png": ("read", ""),  # its bytes are; the decoder will say what they are not

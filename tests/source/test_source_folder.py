@@ -71,7 +71,7 @@ def test_other_files_are_counted_and_dotfiles_are_not(tmp_path: Path) -> None:
     write(tmp_path / ".DS_Store", b"x")
     write(tmp_path / ".git/config", b"x")
     assert outcomes(open_source(tmp_path)) == {
-        "README.md": (Status.SKIPPED, "not an image extension"),
+        "README.md": (Status.SKIPPED, "no image, by name and by content"),
         "cat/1.jpg": READ,
     }
 
@@ -225,3 +225,32 @@ def test_deep_nesting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(depth):  # pytest could not remove it
         os.chdir("..")
         Path("deep").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "aside"),
+    [
+        ("1.xml", True),
+        ("1.TXT", True),
+        ("Thumbs.db", True),
+        ("LICENSE", True),
+        ("1.npy", False),
+        ("1", False),
+        (".txt", False),
+    ],
+)
+def test_a_label_beside_each_image_counts_in_no_share(tmp_path: Path, name: str, aside: bool) -> None:
+    for number in range(3):
+        write(tmp_path / f"cat/{number}.jpg", b"x")
+    write(tmp_path / "cat" / name, b"<annotation/>")
+    found = survey(open_source(tmp_path))
+    assert (found.read, found.aside) == (3, aside)
+    assert found.images == found.count - aside
+
+
+@pytest.mark.parametrize("head", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n", b"P6 1 1", b"II*\0", b"\0\0\0\x1cftypavif"])
+def test_an_image_under_the_name_of_a_text_is_one(tmp_path: Path, head: bytes) -> None:
+    write(tmp_path / "cat/1.jpg", b"x")
+    write(tmp_path / "cat/2.txt", head)
+    found = survey(open_source(tmp_path))
+    assert (found.skipped, found.aside, found.images) == (1, 0, 2)

@@ -71,13 +71,13 @@ def test_what_is_neither_image_nor_label_is_skipped(tmp_path: Path) -> None:
             ]
         ),
     )  # fmt: skip
-    other = (Status.SKIPPED, "not an image extension")
+    other, companion = (Status.SKIPPED, "not an image extension"), (Status.SKIPPED, "no image, by name and by content")
     hidden = (Status.SKIPPED, "hidden file or folder")
     assert outcomes(open_source(tar)) == {
-        "README.txt": other,
+        "README.txt": companion,
         "0.jpg": READ,
         "0.npy": other,
-        "orphan.cls": other,
+        "orphan.cls": companion,
         "._0.jpg": hidden,
         "1.jpg": (Status.UNREADABLE, "empty file"),
         "../up.jpg": hidden,
