@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from kdaudit.decoder.resize import resize
 from kdaudit.preprocess import Preprocess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -147,7 +148,7 @@ def train(
 
 def export(net: nn.Module, example: Images, path: Path, feed: Preprocess | None = None) -> Path:
     """Export a victim to ONNX, one file, free batch; its input is what `feed` makes (default: what `tensor` does)."""
-    first = torch.from_numpy(feed.apply(example.pixels[:2])) if feed else tensor(example.pixels[:2])
+    first = torch.from_numpy(fed(example.pixels[:2], feed)) if feed else tensor(example.pixels[:2])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.onnx")
     torch.onnx.export(
@@ -176,9 +177,18 @@ def answers(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    prepared = feed.apply if feed else lambda part: tensor(part).numpy()
+    prepared = (lambda part: fed(part, feed)) if feed else (lambda part: tensor(part).numpy())
     parts = [session.run(None, {name: prepared(pixels[i : i + batch])})[0] for i in range(0, len(pixels), batch)]
     return np.concatenate(parts)
+
+
+def fed(pixels: NDArray[np.uint8] | NDArray[np.float32], feed: Preprocess) -> NDArray[np.generic]:
+    """What a model gets for pixels [N, h, w, C], 0..255: resized as kdaudit does it where it wants another size."""
+    g = feed.geometry
+    if pixels.shape[1:3] == (g.height, g.width):
+        return feed.apply(pixels)
+    whole = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return feed.apply(resize(np.repeat(whole, 3 // whole.shape[3], axis=3), g)[..., : g.channels])
 
 
 def machine() -> str:

@@ -108,6 +108,20 @@ class _Attending(nn.Module):
         return out
 
 
+class Enlarged(nn.Module):
+    """The suite's network behind a strided convolution, on images made three times as large: 32 px are 96."""
+
+    def __init__(self, classes: int, channels: int, side: int) -> None:
+        super().__init__()
+        self.side = 3 * side
+        self.inner = nn.Sequential(nn.Conv2d(channels, WIDTH, 7, 3, 2), nn.ReLU(), Scaled(classes, WIDTH, side))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in 0..1 -> logits [B, K]."""
+        logits: Tensor = self.inner(F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True))
+        return logits
+
+
 class _Nhwc(nn.Module):
     """Pixels last, probabilities out: what exporters of other frameworks write."""
 
@@ -142,6 +156,7 @@ class Form:
         layout: of the exported file's input.
         scale: of the exported file's input, as `kdaudit.preprocess` names it.
         softmax: whether the exported file answers with probabilities.
+        times: side of the exported file's input over that of the data set's images.
         adam: peak rate of AdamW in place of SGD, which does not train it.
     """
 
@@ -151,11 +166,12 @@ class Form:
     layout: str = "NCHW"
     scale: str = "unit"
     softmax: bool = False
+    times: int = 1
     adam: float | None = None
 
     def feed(self, shape: Sequence[int]) -> Preprocess:
         """How the exported file wants to be fed with images of shape (H, W, C)."""
-        height, width, channels = shape
+        height, width, channels = self.times * shape[0], self.times * shape[1], shape[2]
         return Preprocess.parse(f"{height}x{width}x{channels}-stretch-RGB-{self.layout}-{self.scale}")
 
 
@@ -168,5 +184,9 @@ FORMS = {
     "vit": Form(
         Transformer, "vision transformer of width 96 and depth 4, pixels in -1..1", _Signed, scale="symmetric",
         adam=2e-3,
+    ),
+    "large": Form(
+        Enlarged, f"short ResNet-9 of width {WIDTH} behind a strided convolution, images enlarged to 96 px",
+        lambda net: net.get_submodule("inner"), times=3,
     ),
 }  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks import lab
 from benchmarks.lab import Images
 from benchmarks.suite.forms import Form
 from kdaudit.preprocess import Preprocess
@@ -53,13 +54,13 @@ def features(teacher: Any, pixels: NDArray[np.uint8], feed: Preprocess) -> NDArr
     model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     into = session.get_inputs()[0].name
-    parts = [session.run([tensor], {into: feed.apply(pixels[i : i + 256])})[0] for i in range(0, len(pixels), 256)]
+    parts = [session.run([tensor], {into: lab.fed(pixels[i : i + 256], feed)})[0] for i in range(0, len(pixels), 256)]
     return np.concatenate([p.reshape(len(p), -1) for p in parts])
 
 
 def probabilities(teacher: Path, x: NDArray[np.float32], form: Form) -> NDArray[np.float32]:
     """The teacher's probabilities [n, K] for x/255, float32 [n, H, W, C]."""
-    z = _session(teacher).run(None, {"input": form.feed(x.shape[1:]).apply(255 * x)})[0]
+    z = _session(teacher).run(None, {"input": lab.fed(255 * x, form.feed(x.shape[1:]))})[0]
     if form.softmax:
         return np.asarray(z, np.float32)
     e = np.exp(z - z.max(1, keepdims=True))
