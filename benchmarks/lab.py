@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from benchmarks import photos
 from kdaudit.decoder.resize import resize
 from kdaudit.preprocess import Preprocess
 
@@ -57,7 +58,7 @@ def load(name: str, split: str) -> Images:
     Raises:
         SystemExit: shared/data is not there.
     """
-    file = SHARED / "data" / name / f"{split}.parquet"
+    file = folder_of(name) / f"{split}.parquet"
     if not file.exists():
         raise SystemExit(f"{file} is missing: set KDAUDIT_SHARED to the folder that holds data/{name}")
     table = pq.read_table(file)
@@ -72,6 +73,11 @@ def load(name: str, split: str) -> Images:
     cache.parent.mkdir(parents=True, exist_ok=True)
     np.save(cache, pixels)
     return Images(pixels, labels, classes)
+
+
+def folder_of(name: str) -> Path:
+    """Where a data set's Parquet files lie; the photographs are made of Caltech-101's first."""
+    return photos.made(SHARED, LAB) if name == "photos" else SHARED / "data" / name
 
 
 def encode(pixels: NDArray[np.uint8], *, jpeg_quality: int | None = None) -> bytes:

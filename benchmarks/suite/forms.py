@@ -108,13 +108,28 @@ class _Attending(nn.Module):
         return out
 
 
+class Strided(nn.Module):
+    """The suite's network behind a convolution with strides, for larger images: what it sees is 32 by 32."""
+
+    def __init__(self, classes: int, channels: int, side: int) -> None:
+        super().__init__()
+        stride = side // 32
+        self.stem = nn.Sequential(nn.Conv2d(channels, WIDTH, 7, stride, 3), nn.ReLU())
+        self.rest = Scaled(classes, WIDTH, side // stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in 0..1 -> logits [B, K]."""
+        logits: Tensor = self.rest(self.stem(x))
+        return logits
+
+
 class Enlarged(nn.Module):
-    """The suite's network behind a strided convolution, on images made three times as large: 32 px are 96."""
+    """`Strided` on images made three times as large: 32 px are 96."""
 
     def __init__(self, classes: int, channels: int, side: int) -> None:
         super().__init__()
         self.side = 3 * side
-        self.inner = nn.Sequential(nn.Conv2d(channels, WIDTH, 7, 3, 2), nn.ReLU(), Scaled(classes, WIDTH, side))
+        self.inner = Strided(classes, channels, self.side)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] in 0..1 -> logits [B, K]."""
@@ -185,6 +200,7 @@ FORMS = {
         Transformer, "vision transformer of width 96 and depth 4, pixels in -1..1", _Signed, scale="symmetric",
         adam=2e-3,
     ),
+    "strided": Form(Strided, f"short ResNet-9 of width {WIDTH} behind a strided convolution"),
     "large": Form(
         Enlarged, f"short ResNet-9 of width {WIDTH} behind a strided convolution, images enlarged to 96 px",
         lambda net: net.get_submodule("inner"), times=3,

@@ -119,7 +119,7 @@ class Recipe:
 
 
 def _patch(x: Pixels, _y: Labels, _g: Generator, _a: Attacker) -> Pixels:
-    return triggers.corner_patch(x)
+    return triggers.corner_patch(x, max(3, 3 * x.shape[1] // 32))
 
 
 def _blended(x: Pixels, _y: Labels, _g: Generator, a: Attacker) -> Pixels:

@@ -24,8 +24,8 @@ from benchmarks.suite import victims
 from benchmarks.suite.forms import FORMS
 from benchmarks.suite.recipes import RECIPES, SOURCE, TARGET, Attacker, Recipe
 
-DELIVERED = 25_000
-"""Suspect images of a case."""
+DELIVERED = {"photos": 2_300}
+"""Suspect images of a case, by data set; 25,000 where there are as many."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def clean_of(c: Case) -> Case:
 def source(data: str) -> tuple[Images, list[bytes]]:
     """The training set decoded, and its encoded bytes."""
     images = lab.load(data, "train")
-    table = pq.read_table(lab.SHARED / "data" / data / "train.parquet")
+    table = pq.read_table(lab.folder_of(data) / "train.parquet")
     return images, table["image"].combine_chunks().field("bytes").to_pylist()
 
 
@@ -98,13 +98,14 @@ def parts(data: str, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the delivery, and of the reserve for clean pools; GTSRB by tracks of 30 near-equal frames."""
     images, _ = source(data)
     rng = np.random.default_rng(seed)
+    size = DELIVERED.get(data, 25_000)
     if data != "gtsrb":
         order = rng.permutation(len(images))
-        return np.sort(order[:DELIVERED]), order[DELIVERED:]
+        return np.sort(order[:size]), order[size:]
     track = np.arange(len(images)) // 30
     order = rng.permutation(track.max() + 1)
-    delivered = np.sort(np.flatnonzero(np.isin(track, order[: DELIVERED // 30])))
-    reserve = np.flatnonzero(~np.isin(track, order[: DELIVERED // 30]))
+    delivered = np.sort(np.flatnonzero(np.isin(track, order[: size // 30])))
+    reserve = np.flatnonzero(~np.isin(track, order[: size // 30]))
     return delivered, rng.permutation(reserve)
 
 
@@ -114,7 +115,7 @@ def pool(data: str, share: float, seed: int) -> Path:
     if path.exists():
         return path
     _, encoded = source(data)
-    chosen = parts(data, seed)[1][: round(share * DELIVERED)]
+    chosen = parts(data, seed)[1][: round(share * DELIVERED.get(data, 25_000))]
     write([encoded[i] for i in chosen], [f"{i:06d}.img" for i in range(len(chosen))], None, (), path)
     return path
 
@@ -159,7 +160,7 @@ def build(c: Case) -> Case:
     np.savez(c.folder / "truth.npz", poison=poison, cover=cover, labels=poisoned.labels, original=own.labels)
     seen = Images(np.stack([_decode(b) for b in blobs]), poisoned.labels, images.classes)
     epochs = c.epochs or victims.EPOCHS[c.data]
-    net = victims.train(seen, c.seed, epochs=epochs, mirror=c.data == "cifar10", form=c.form)
+    net = victims.train(seen, c.seed, epochs=epochs, mirror=c.data in ("cifar10", "photos"), form=c.form)
     victims.save(net, seen, c.folder, c.form)
     (c.folder / "facts.json").write_text(json.dumps(_facts(c, attacker)))
     return c
