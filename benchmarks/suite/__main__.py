@@ -65,14 +65,15 @@ def main() -> int:
     data, rate, clean = options.data or profile.data, options.rate or profile.rate, options.clean or profile.clean
     epochs = {name: options.epochs or profile.epochs.get(name) for name in data}
     torch.set_num_threads(1)  # the scan has processes of its own; two crowds of threads crawl
-    rows = []
+    name = _name(options, rate, clean)
+    rows = _saved(name)
     for seed in options.seeds:
-        for name in data:
+        for data_set in data:
             for attack in options.attacks:
-                case = worlds.case(name, attack, rate, seed, epochs[name], options.form)
+                case = worlds.case(data_set, attack, rate, seed, epochs[data_set], options.form)
                 kept = case.folder / f"row-{clean:g}.json"
                 if not options.table:
-                    print(f"{name} {attack} seed {seed}", file=sys.stderr, flush=True)
+                    print(f"{data_set} {attack} seed {seed}", file=sys.stderr, flush=True)
                     row = measure.measure(
                         case,
                         clean,
@@ -81,17 +82,37 @@ def main() -> int:
                         again=options.again,
                     )
                     kept.write_text(json.dumps(row, indent=1))
-                rows += [json.loads(kept.read_text())] if kept.exists() else []
+                if kept.exists():
+                    row = json.loads(kept.read_text())
+                    rows[_key(row)] = row
+    found = [rows[key] for key in sorted(rows)]
     text = table.render(
-        rows, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs, options.form
+        found, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs, options.form
     )
-    print(table.brief(rows) if options.brief else text)
+    print(table.brief(found) if options.brief else text)
     if options.save:
-        kind = "" if options.profile == "cpu" else f"_{options.profile}"
-        kind += f"_{options.form}" if options.form != "resnet" else ""
-        longer = f"_epochs{options.epochs}" if options.epochs else ""
-        lab.write_result(f"suite{kind}_poison{100 * rate:g}_clean{100 * clean:g}{longer}.md", text)
+        lab.write_result(f"{name}.md", text)
+        (lab.RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def _name(options: argparse.Namespace, rate: float, clean: float) -> str:
+    """What the files of results are called."""
+    kinds = [k for k, usual in ((options.profile, "cpu"), (options.form, "resnet")) if k != usual]
+    longer = f"_epochs{options.epochs}" if options.epochs else ""
+    return "_".join(["suite", *kinds, f"poison{100 * rate:g}", f"clean{100 * clean:g}"]) + longer
+
+
+def _key(row: table.Row) -> tuple[int, str, int, int]:
+    """What a row is a row of, in the table's order."""
+    data_sets, attacks = tuple(victims.EPOCHS), tuple(RECIPES)
+    return data_sets.index(row["data"]), row["data"], attacks.index(row["attack"]), row["seed"]
+
+
+def _saved(name: str) -> dict[tuple[int, str, int, int], table.Row]:
+    """Rows that were saved, by whatever machine: what is measured here takes their places."""
+    file = lab.RESULTS / f"{name}.json"
+    return {_key(row): row for row in json.loads(file.read_text())} if file.exists() else {}
 
 
 if __name__ == "__main__":
