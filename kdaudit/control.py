@@ -6,22 +6,26 @@ Stages 2, 4 and 5 with their files: what `audit` calls between the survey and th
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdaudit.admission import Teacher
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.digest import joint_digest
-from kdaudit.distillation import DistillationPlan, Distilled, distil, ignores_mirroring, size_student
+from kdaudit.distillation import DistillationPlan, Distilled, distil, size_student
 from kdaudit.errors import Inconclusive, UsageError
 from kdaudit.export import control_signature, export_student
 from kdaudit.machine import cores
 from kdaudit.opening import open_session
 from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
-from kdaudit.revival import Trainable, revived
+from kdaudit.revival import revived
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench, placement
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
 """Metadata of a control that are whole numbers."""
@@ -46,7 +50,8 @@ class Control:
         parts: what of the pool it was distilled on, and what is left to calibrate on.
         guarded: the class that it has learned from unmixed images alone; None where there is no such class.
         distilled: how it was made; None for a control that was given.
-        trainable: its network; None for a control that was given and not revived.
+        trainable: its network, to be tuned: x/255 float32 [B, C, H, W] -> logits [B, K], in evaluation mode; None for
+            a control that was given and not revived.
     """
 
     session: Session
@@ -57,7 +62,7 @@ class Control:
     parts: Split
     guarded: int | None
     distilled: Distilled | None
-    trainable: Trainable | None = None
+    trainable: "nn.Module | None" = None
 
     @property
     def fidelity(self) -> float:
@@ -154,9 +159,16 @@ def make_control(
         data, control_signature(bench.signature), provider=settings.provider, placement=placement(settings)
     )
     digest = hashlib.sha256(data).hexdigest()
-    trainable = Trainable(distilled.network, distilled.views.flip)
     return Control(
-        session, digest, distilled.agreed, distilled.validated, parity, parts, distilled.guarded, distilled, trainable
+        session,
+        digest,
+        distilled.agreed,
+        distilled.validated,
+        parity,
+        parts,
+        distilled.guarded,
+        distilled,
+        distilled.network,
     )
 
 
@@ -242,7 +254,7 @@ def revive(control: Control, given: Teacher, bench: Workbench, pool: Pool) -> Co
         if specs[0].architecture == specs[1].architecture:
             raise
         network = revived(given.model, specs[1], images, logits)
-    return replace(control, trainable=Trainable(network, ignores_mirroring(bench.session, bench.preprocess, images)))
+    return replace(control, trainable=network)
 
 
 def demand_sound(control: Control) -> None:

@@ -49,7 +49,7 @@ def repair(
     assert sets.suspect is not None
     run.mark("repair")
     path = output or run.file("repaired.onnx")
-    network, tuned = control.trainable.network, None
+    network, tuned = control.trainable, None
     left_out = judged.flags.flag | judged.flags.doubtful
     keep = judged.columns.read & ~left_out & (judged.labels >= 0)
     kept = _kept(judged, keep, sets, bench, run, clock)
@@ -60,7 +60,6 @@ def repair(
                 kept,
                 epochs=settings.repair_epochs,
                 seed=settings.seed,
-                flip=control.trainable.flip,
                 patterns=judged.patterns,
                 device=bench.device,
                 threads=training_threads(bench),

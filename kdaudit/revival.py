@@ -5,7 +5,6 @@ network of the architecture that such a teacher gets is filled with them, and it
 clean images do there: it answers as the file does, and goes on learning from where the distillation ended.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,19 +22,6 @@ PREFIX = "network."
 
 AGREE = 1e-2
 """How far the network's logits may lie from the file's, relative to their spread; rounding gives 1e-5."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trainable:
-    """A control's network, to go on from.
-
-    Attributes:
-        network: x/255 float32 [B, C, H, W] -> logits [B, K]; evaluation mode, on the CPU.
-        flip: whether mirrored views are harmless.
-    """
-
-    network: "nn.Module"
-    flip: bool
 
 
 def revived(model: bytes, spec: "StudentSpec", pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> "nn.Module":
