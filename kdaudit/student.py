@@ -13,11 +13,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from kdaudit.errors import UsageError
-
-Architecture = Literal["residual", "mobilenet", "resnet18"]
+Architecture = Literal["residual", "resnet18"]
 SMALL_SIDE = 64
-"""Up to this many pixels on the longer side the small residual network is used; above, a torchvision one."""
+"""Above this many pixels on the longer side a GPU trains torchvision's ResNet-18 in place of the residual network."""
+
+MAP_SIDE = 32
+"""Larger images are brought to a map of about this side by the first convolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +57,25 @@ class _Block(nn.Module):
         return torch.relu(self.second(torch.relu(self.first(x))) + x)
 
 
-def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs))
+def _convolution(inputs: int, outputs: int, stride: int, size: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
-def _activated(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(_convolution(inputs, outputs, stride), nn.ReLU(inplace=True))
+def _activated(inputs: int, outputs: int, stride: int, size: int = 3) -> nn.Sequential:
+    return nn.Sequential(_convolution(inputs, outputs, stride, size), nn.ReLU(inplace=True))
 
 
 class ResidualNet(nn.Module):
-    """A short residual network for images up to `SMALL_SIDE`.
+    """A short residual network.
 
     At full resolution it has one convolution only; the blocks come after the first stride, where an image costs a
-    quarter: more faithful and cheaper than a block at full resolution (docs/design/distillation.md).
+    quarter: more faithful and cheaper than a block at full resolution. Of larger images that one convolution makes a
+    map of `MAP_SIDE`: a few hundred images teach that much, and no deeper network (docs/design/distillation.md).
     """
 
     def __init__(self, channels: int, classes: int, widths: Sequence[int], stem_stride: int) -> None:
         super().__init__()
-        self.stem = _activated(channels, widths[0], stem_stride)
+        self.stem = _activated(channels, widths[0], stem_stride, 3 if stem_stride <= 2 else stem_stride // 2 * 2 + 3)
         if len(widths) == 1:  # too small an image to stride over
             stages: list[nn.Module] = [_Block(widths[0])]
         else:
@@ -108,17 +110,15 @@ class Standardised(nn.Module):
 
 
 def choose_architecture(height: int, width: int, *, on_gpu: bool) -> Architecture:
-    """The network for images of this size; large images get the lighter one where there is no GPU."""
-    if max(height, width) <= SMALL_SIDE:
-        return "residual"
-    return "resnet18" if on_gpu else "mobilenet"
+    """The network for images of this size."""
+    return "resnet18" if on_gpu and max(height, width) > SMALL_SIDE else "residual"
 
 
 def build(spec: StudentSpec, seed: int) -> Standardised:
     """A control with fresh weights: the same seed gives the same weights.
 
     Raises:
-        UsageError: the architecture does not serve such images.
+        ValueError: the architecture does not serve such images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -130,20 +130,13 @@ def _body(spec: StudentSpec) -> nn.Module:
         side = max(spec.height, spec.width)
         stages = min(3, max(1, round(math.log2(side / 4))))
         widths = [_width(spec.classes) << i for i in range(stages)]
-        return ResidualNet(spec.channels, spec.classes, widths, stem_stride=2 if side > 48 else 1)
+        stride = 1 if side <= 48 else max(2, round(side / MAP_SIDE))
+        return ResidualNet(spec.channels, spec.classes, widths, stride)
     if max(spec.height, spec.width) <= SMALL_SIDE:
-        raise UsageError(
-            f"the {spec.architecture} control needs images larger than {SMALL_SIDE} px; leave --student at auto"
-        )
-    models = _torchvision_models()
-    if spec.architecture == "resnet18":
-        net: Any = models.resnet18(weights=None, num_classes=spec.classes)
-        if spec.channels == 1:
-            net.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-        return cast("nn.Module", net)
-    net = models.mobilenet_v3_small(weights=None, num_classes=spec.classes, dropout=0.0)
+        raise ValueError(f"{spec.architecture} is for images larger than {SMALL_SIDE} px")
+    net: Any = _torchvision_models().resnet18(weights=None, num_classes=spec.classes)
     if spec.channels == 1:
-        net.features[0][0] = nn.Conv2d(1, 16, 3, 2, 1, bias=False)
+        net.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     return cast("nn.Module", net)
 
 

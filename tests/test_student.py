@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from kdaudit.errors import UsageError
 from kdaudit.student import SMALL_SIDE, StudentSpec, build, choose_architecture
 
 torch.set_num_threads(1)
@@ -26,7 +25,8 @@ def spec(architecture: str = "residual", channels: int = 3, side: int = 32, clas
         ("residual", 28),
         ("residual", 32),
         ("residual", 64),
-        ("mobilenet", 96),
+        ("residual", 96),
+        ("residual", 225),
         ("resnet18", 80),
     ],
 )
@@ -64,18 +64,26 @@ def test_the_input_is_standardised_with_the_pools_mean_and_spread():
 @pytest.mark.parametrize(
     ("height", "width", "on_gpu", "expected"),
     [
-        (28, 28, False, "residual"), (64, 64, True, "residual"), (SMALL_SIDE, SMALL_SIDE + 1, False, "mobilenet"),
-        (224, 224, False, "mobilenet"), (224, 224, True, "resnet18"), (65, 10, True, "resnet18"),
+        (28, 28, False, "residual"), (64, 64, True, "residual"), (SMALL_SIDE, SMALL_SIDE + 1, False, "residual"),
+        (224, 224, False, "residual"), (224, 224, True, "resnet18"), (65, 10, True, "resnet18"),
     ],
 )  # fmt: skip
 def test_the_architecture_follows_size_and_device(height, width, on_gpu, expected):
     assert choose_architecture(height, width, on_gpu=on_gpu) == expected
 
 
-@pytest.mark.parametrize("architecture", ["mobilenet", "resnet18"])
-def test_a_large_network_for_small_images_is_refused(architecture):
-    with pytest.raises(UsageError, match="larger than 64 px"):
-        build(spec(architecture, side=64), 0)
+def test_a_large_network_for_small_images_is_refused():
+    with pytest.raises(ValueError, match="larger than 64 px"):
+        build(spec("resnet18", side=64), 0)
+
+
+@pytest.mark.parametrize("side", [65, 96, 128, 224, 299, 512])
+def test_the_first_convolution_makes_a_small_map_of_large_images(side):
+    stem = build(spec(side=side), 0).body.stem
+    with torch.inference_mode():
+        assert 24 <= stem(torch.rand(1, 3, side, side)).shape[-1] <= 40
+    kernel, stride = stem[0][0].kernel_size[0], stem[0][0].stride[0]
+    assert kernel > stride  # every pixel is seen
 
 
 def test_more_classes_get_a_wider_network():

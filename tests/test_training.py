@@ -219,10 +219,8 @@ def test_only_matrices_and_filters_decay():
     assert len(decaying["params"]) + len(others["params"]) == len(list(fresh().parameters()))
 
 
-def test_depthwise_convolutions_stay_float32_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: True)
-    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4))
-    with training.autocast(nn.Conv2d(4, 4, 3), "cpu"):
-        assert torch.is_autocast_enabled("cpu")
-    with training.autocast(grouped, "cpu"):
-        assert not torch.is_autocast_enabled("cpu")
+def test_bfloat16_is_used_where_the_cpu_multiplies_it(monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr(training, "cpu_has_bfloat16", lambda has=has: has)
+        with training.autocast("cpu"):
+            assert torch.is_autocast_enabled("cpu") == has
