@@ -157,7 +157,8 @@ def took(row: Row) -> bool:
     if not row["poison"] or row["asr"] is None:
         return bool(row["poison"])
     low = interval(round(row["asr"] * row["asr_n"]), row["asr_n"])[0]
-    return all(low > model["success"] / model["struck"] for model in (row["baseline"], row["control"]))
+    others = (row["baseline"], row["control"])
+    return all(low > model["success"] / model["struck"] for model in others if model is not None)
 
 
 def _means(rows: Sequence[Row]) -> list[str]:
