@@ -114,7 +114,12 @@ class Settings(BaseSettings):
     ignores: tuple[Ignore, ...] = Field((), description="findings that the gate lets pass until a date")
 
     repair: bool = Field(True, description="tune the control on the kept images and export it")
-    repair_epochs: float = Field(10.0, gt=0, allow_inf_nan=False, description="passes over the kept images, at most")
+    repair_epochs: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="passes over the kept images; 25 when left out, fewer of many images",
+    )
 
     @classmethod
     def settings_customise_sources(

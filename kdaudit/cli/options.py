@@ -132,5 +132,5 @@ judging_options = stack(
 )
 repair_options = stack(
     click.option("--repair/--no-repair", default=None, help="Tune the control and export it.  [default: repair]"),
-    click.option("--repair-epochs", type=float, help="Passes over the kept images.  [default: 10]"),
+    click.option("--repair-epochs", type=float, help="Passes over the kept images.  [default: 25, fewer of many]"),
 )

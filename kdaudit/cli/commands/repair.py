@@ -18,7 +18,7 @@ from kdaudit.cli import options
     show_default=True,
     help="Where the repaired model goes.",
 )
-@click.option("--repair-epochs", type=float, help="Passes over the kept images.  [default: 10]")
+@click.option("--repair-epochs", type=float, help="Passes over the kept images.  [default: 25, fewer of many]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.  [default: auto]")
 @options.quiet_option
 def repair(run: Path, output: Path, quiet: bool, **given: Any) -> None:
