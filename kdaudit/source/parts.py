@@ -1,5 +1,6 @@
 """The records of a source that lies in several pieces, and the reasons that all formats share."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -13,10 +14,9 @@ MAX_IMAGE_BYTES = 256 << 20
 NOT_AN_IMAGE = "not an image extension"
 COMPANION = "no image, by name and by content"
 HEAD_BYTES = 16
-"""How much of a file tells whether it is an image whatever its name."""
+IMAGE_HEAD = re.compile(rb"\xff\xd8|\x89PNG|GIF8|BM|RIFF|II[*+]\0|MM\0[*+]|P[1-7]\s|....(ftyp|jP  )", re.DOTALL)
+"""How an image begins whatever its name: JPEG, PNG, GIF, BMP, WebP, TIFF, Netpbm; AVIF, HEIC, JPEG 2000 in boxes."""
 
-IMAGE_HEADS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-NETPBM, BOXED = b"P1P2P3P4P5P6P7", (b"ftyp", b"jP  ")
 HIDDEN = "hidden file or folder"
 UNOPENED = "an archive, not opened"
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
@@ -51,15 +51,10 @@ def beside(path: str, label: int | None, name: str, head: bytes | None) -> Recor
     """
     if is_hidden(name):
         return Record(path, label, b"", Status.SKIPPED, HIDDEN)
-    if is_companion(name) and head is not None and not _begins_as_image(head):
+    if is_companion(name) and head is not None and not IMAGE_HEAD.match(head):
         return Record(path, label, b"", Status.SKIPPED, COMPANION, aside=True)
     many = name.lower().endswith(CONTAINERS)
     return Record(path, label, b"", Status.SKIPPED, UNOPENED if many else NOT_AN_IMAGE, many=many)
-
-
-def _begins_as_image(head: bytes) -> bool:
-    netpbm = head[:2] in (NETPBM[i : i + 2] for i in range(0, len(NETPBM), 2)) and head[2:3].isspace()
-    return head.startswith(IMAGE_HEADS) or netpbm or head[4:8] in BOXED
 
 
 class Part(Protocol):
