@@ -3,7 +3,7 @@
 python benchmarks/suite --profile cpu                       # all attacks, CIFAR-10 and GTSRB, 5 % clean images
 python benchmarks/suite --data cifar10 --attacks badnets sig --rate 0.01 --clean 0.01
 python benchmarks/suite --profile short                     # victims of 10 epochs, which take attacks up by half
-python benchmarks/suite --form vit --attacks badnets sig    # victims of another kind
+python benchmarks/suite --forms plain vit --attacks badnets  # victims of other kinds
 python benchmarks/suite --table                             # only what is finished
 """
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -52,7 +53,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, help="poison rate where the recipe has none of its own")
     parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")
     parser.add_argument("--epochs", type=int, help="of the victims' training, instead of the profile's")
-    parser.add_argument("--form", choices=tuple(FORMS), default="resnet", help="of the victims")
+    parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=["resnet"], help="of the victims")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
@@ -69,8 +70,8 @@ def main() -> int:
     rows = _saved(name)
     for seed in options.seeds:
         for data_set in data:
-            for attack in options.attacks:
-                case = worlds.case(data_set, attack, rate, seed, epochs[data_set], options.form)
+            for attack, form in product(options.attacks, options.forms):
+                case = worlds.case(data_set, attack, rate, seed, epochs[data_set], form)
                 kept = case.folder / f"row-{clean:g}.json"
                 if not options.table:
                     print(f"{data_set} {attack} seed {seed}", file=sys.stderr, flush=True)
@@ -87,7 +88,7 @@ def main() -> int:
                     rows[_key(row)] = row
     found = [rows[key] for key in sorted(rows)]
     text = table.render(
-        found, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs, options.form
+        found, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs, options.forms
     )
     print(table.brief(found) if options.brief else text)
     if options.save:
@@ -98,18 +99,20 @@ def main() -> int:
 
 def _name(options: argparse.Namespace, rate: float, clean: float) -> str:
     """What the files of results are called."""
-    kinds = [k for k, usual in ((options.profile, "cpu"), (options.form, "resnet")) if k != usual]
+    kinds = [options.profile] if options.profile != "cpu" else []
+    kinds += ["forms"] if options.forms != ["resnet"] else []
     longer = f"_epochs{options.epochs}" if options.epochs else ""
     return "_".join(["suite", *kinds, f"poison{100 * rate:g}", f"clean{100 * clean:g}"]) + longer
 
 
-def _key(row: table.Row) -> tuple[int, str, int, int]:
+def _key(row: table.Row) -> tuple[int, ...]:
     """What a row is a row of, in the table's order."""
-    data_sets, attacks = tuple(victims.EPOCHS), tuple(RECIPES)
-    return data_sets.index(row["data"]), row["data"], attacks.index(row["attack"]), row["seed"]
+    order = (tuple(FORMS), tuple(victims.EPOCHS), tuple(RECIPES))
+    form, data, attack = (known.index(row[name]) for known, name in zip(order, ("form", "data", "attack"), strict=True))
+    return data, form, attack, row["seed"]
 
 
-def _saved(name: str) -> dict[tuple[int, str, int, int], table.Row]:
+def _saved(name: str) -> dict[tuple[int, ...], table.Row]:
     """Rows that were saved, by whatever machine: what is measured here takes their places."""
     file = lab.RESULTS / f"{name}.json"
     return {_key(row): row for row in json.loads(file.read_text())} if file.exists() else {}

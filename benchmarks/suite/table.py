@@ -35,12 +35,12 @@ TITLES = {
 METHODS = ("kdaudit", "argmax (paper)", "Activation Clustering", "Spectral Signatures", "STRIP")
 
 
-def render(rows: Sequence[Row], title: str, epochs: Mapping[str, int | None], form: str) -> str:
-    """Markdown: cases, methods side by side, means, conditions; `epochs`, `form`: as `victims.conditions` wants."""
+def render(rows: Sequence[Row], title: str, epochs: Mapping[str, int | None], forms: Sequence[str]) -> str:
+    """Markdown: cases, methods side by side, means, conditions; `epochs`, `forms`: as `victims.conditions` wants."""
     lines = [f"# {title}", "", *_cases(rows), "", *_methods(rows), "", *_repair(rows), "", *_means(rows), ""]
     lines += [
         f"Conditions: {lab.today()}; {lab.machine()}.",
-        f"Victims: {victims.conditions(epochs, form)}.",
+        f"Victims: {victims.conditions(epochs, forms)}.",
         "Intervals: 95 %, exact. Innocents exclude cover images (trigger with the true label), counted apart; the "
         "innocent share is of all flags. Rows "
         "marked * were not looked at while the detector was chosen. Spectral Signatures gets the true poison rate. "
@@ -194,7 +194,8 @@ def _youden(m: Row) -> float:
 
 
 def _name(r: Row) -> str:
-    return f"{r['data']} {r['attack']}{'*' if r['holdout'] else ''} ({100 * r['rate']:g} %, seed {r['seed']})"
+    form = "" if r["form"] == "resnet" else f"{r['form']}: "
+    return f"{form}{r['data']} {r['attack']}{'*' if r['holdout'] else ''} ({100 * r['rate']:g} %, seed {r['seed']})"
 
 
 def _share(fidelity: Row) -> str:

@@ -1,6 +1,6 @@
 """The teachers of the suite, trained on whatever was delivered and exported to ONNX."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,15 +16,19 @@ EPOCHS = {"cifar10": 10, "gtsrb": 6, "mnist": 4, "photos": 60}
 """The suite's short training. CIFAR-10's networks take hard triggers up by half in it (Bpp: 52 %)."""
 
 
-def conditions(epochs: Mapping[str, int | None], form: str = "resnet") -> str:
+def conditions(epochs: Mapping[str, int | None], forms: Sequence[str]) -> str:
     """How the victims were trained, for a table's foot; `epochs`: by data set, None for the suite's own number."""
-    rate = FORMS[form].adam
-    how = f"SGD (Nesterov 0.9, decay 5e-4, one cycle to {PEAK})" if rate is None else f"AdamW (one cycle to {rate:g})"
     long = ", ".join(f"{number or EPOCHS[name]} epochs ({name})" for name, number in epochs.items())
     return (
-        f"{FORMS[form].what}, {long} of {how}, "
-        f"batch {BATCH}, crops of a sixteenth and mirroring (CIFAR-10 and photographs alone), bfloat16, last epoch kept"
+        f"{'; '.join(map(_told, forms))}; {long}, batch {BATCH}, crops of a sixteenth and mirroring (CIFAR-10 and "
+        "photographs alone), bfloat16, last epoch kept"
     )
+
+
+def _told(form: str) -> str:
+    rate = FORMS[form].adam
+    how = f"SGD (Nesterov 0.9, decay 5e-4, one cycle to {PEAK})" if rate is None else f"AdamW (one cycle to {rate:g})"
+    return f"{'' if form == 'resnet' else form + ': '}{FORMS[form].what}, {how}"
 
 
 def train(images: Images, seed: int, *, epochs: int, mirror: bool, form: str = "resnet") -> nn.Module:
