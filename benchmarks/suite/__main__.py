@@ -87,9 +87,9 @@ def main() -> int:
                     row = json.loads(kept.read_text())
                     rows[_key(row)] = row
     found = [rows[key] for key in sorted(rows)]
-    text = table.render(
-        found, f"Attack suite, poison {100 * rate:g} %, clean pool {100 * clean:g} %", epochs, options.forms
-    )
+    what = "Attack suite" if options.forms == ["resnet"] else "Victims of other kinds"
+    title = f"{what}, poison {100 * rate:g} %, clean pool {100 * clean:g} %"
+    text = table.render(found, title, epochs, options.forms)
     print(table.brief(found) if options.brief else text)
     if options.save:
         lab.write_result(f"{name}.md", text)
