@@ -6,7 +6,6 @@ Stages 2, 4 and 5 with their files: what `audit` calls between the survey and th
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdaudit.admission import Teacher
 from kdaudit.admission.confined import admit_confined as admit
@@ -18,14 +17,11 @@ from kdaudit.export import control_signature, export_student
 from kdaudit.machine import cores
 from kdaudit.opening import open_session
 from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
-from kdaudit.revival import revived
+from kdaudit.revival import Trainable, revived
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench, placement
-
-if TYPE_CHECKING:
-    from torch import nn
 
 NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
 """Metadata of a control that are whole numbers."""
@@ -50,8 +46,7 @@ class Control:
         parts: what of the pool it was distilled on, and what is left to calibrate on.
         guarded: the class that it has learned from unmixed images alone; None where there is no such class.
         distilled: how it was made; None for a control that was given.
-        trainable: its network, to be tuned: x/255 float32 [B, C, H, W] -> logits [B, K], in evaluation mode; None for
-            a control that was given and not revived.
+        trainable: its network; None for a control that was given and not revived.
     """
 
     session: Session
@@ -62,7 +57,7 @@ class Control:
     parts: Split
     guarded: int | None
     distilled: Distilled | None
-    trainable: "nn.Module | None" = None
+    trainable: "Trainable | None" = None
 
     @property
     def fidelity(self) -> float:

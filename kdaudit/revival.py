@@ -5,7 +5,7 @@ network of the architecture that such a teacher gets is filled with them, and it
 clean images do there: it answers as the file does, and goes on learning from where the distillation ended.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdaudit.student import StudentSpec
+
+Trainable: TypeAlias = "nn.Module"
+"""A control's network, to go on from: x/255 float32 [B, C, H, W] -> logits [B, K]; evaluation mode, on the CPU."""
 
 PREFIX = "network."
 """What `kdaudit.export` puts before a weight's name."""
