@@ -98,7 +98,7 @@ def networks(size: int, classes: int, some: Sequence[Record], device: str = "cpu
             for part in x.split(32):
                 net(part)
         net.eval().requires_grad_(requires_grad=False)
-        path = lab.LAB / "throughput" / f"{name}-{size}-{classes}{'-gpu' * on_gpu}.onnx"
+        path = lab.LAB / "throughput" / f"{name}-{size}-{classes}-{spec.architecture}{'-gpu' * on_gpu}.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(export_network(net, x[:2], "input", "logits").SerializeToString())
