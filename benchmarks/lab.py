@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from benchmarks import photos
 from kdaudit.decoder.resize import resize
 from kdaudit.preprocess import Preprocess
 
@@ -76,8 +75,9 @@ def load(name: str, split: str) -> Images:
 
 
 def folder_of(name: str) -> Path:
-    """Where a data set's Parquet files lie; the photographs are made of Caltech-101's first."""
-    return photos.made(SHARED, LAB) if name == "photos" else SHARED / "data" / name
+    """Where a data set's Parquet files lie: in the laboratory, if it was made there, else among the shared ones."""
+    own = LAB / "made" / name
+    return own if own.exists() else SHARED / "data" / name
 
 
 def encode(pixels: NDArray[np.uint8], *, jpeg_quality: int | None = None) -> bytes:

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import lab
 from benchmarks.suite import measure, table, victims, worlds
-from benchmarks.suite.forms import FORMS
+from benchmarks.suite.forms import FORMS, USUAL
 from benchmarks.suite.recipes import RECIPES
 
 
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, help="poison rate where the recipe has none of its own")
     parser.add_argument("--clean", type=float, help="clean pool, as a share of the delivery")
     parser.add_argument("--epochs", type=int, help="of the victims' training, instead of the profile's")
-    parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=["resnet"], help="of the victims")
+    parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=[USUAL], help="of the victims")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
@@ -68,26 +68,24 @@ def main() -> int:
     torch.set_num_threads(1)  # the scan has processes of its own; two crowds of threads crawl
     name = _name(options, rate, clean)
     rows = _saved(name)
-    for seed in options.seeds:
-        for data_set in data:
-            for attack, form in product(options.attacks, options.forms):
-                case = worlds.case(data_set, attack, rate, seed, epochs[data_set], form)
-                kept = case.folder / f"row-{clean:g}.json"
-                if not options.table:
-                    print(f"{data_set} {attack} seed {seed}", file=sys.stderr, flush=True)
-                    row = measure.measure(
-                        case,
-                        clean,
-                        with_peers=not options.no_peers,
-                        with_repair=not options.no_repair,
-                        again=options.again,
-                    )
-                    kept.write_text(json.dumps(row, indent=1))
-                if kept.exists():
-                    row = json.loads(kept.read_text())
-                    rows[_key(row)] = row
+    for seed, data_set, attack, form in product(options.seeds, data, options.attacks, options.forms):
+        case = worlds.case(data_set, attack, rate, seed, epochs[data_set], form)
+        kept = case.folder / f"row-{clean:g}.json"
+        if not options.table:
+            print(f"{data_set} {attack} seed {seed}", file=sys.stderr, flush=True)
+            row = measure.measure(
+                case,
+                clean,
+                with_peers=not options.no_peers,
+                with_repair=not options.no_repair,
+                again=options.again,
+            )
+            kept.write_text(json.dumps(row, indent=1))
+        if kept.exists():
+            row = json.loads(kept.read_text())
+            rows[_key(row)] = row
     found = [rows[key] for key in sorted(rows)]
-    what = "Attack suite" if options.forms == ["resnet"] else "Victims of other kinds"
+    what = "Attack suite" if options.forms == [USUAL] else "Victims of other kinds"
     title = f"{what}, poison {100 * rate:g} %, clean pool {100 * clean:g} %"
     text = table.render(found, title, epochs, options.forms)
     print(table.brief(found) if options.brief else text)
@@ -100,16 +98,15 @@ def main() -> int:
 def _name(options: argparse.Namespace, rate: float, clean: float) -> str:
     """What the files of results are called."""
     kinds = [options.profile] if options.profile != "cpu" else []
-    kinds += ["forms"] if options.forms != ["resnet"] else []
+    kinds += ["forms"] if options.forms != [USUAL] else []
     longer = f"_epochs{options.epochs}" if options.epochs else ""
     return "_".join(["suite", *kinds, f"poison{100 * rate:g}", f"clean{100 * clean:g}"]) + longer
 
 
 def _key(row: table.Row) -> tuple[int, ...]:
     """What a row is a row of, in the table's order."""
-    order = (tuple(FORMS), tuple(victims.EPOCHS), tuple(RECIPES))
-    form, data, attack = (known.index(row[name]) for known, name in zip(order, ("form", "data", "attack"), strict=True))
-    return data, form, attack, row["seed"]
+    known = {"data": victims.EPOCHS, "form": FORMS, "attack": RECIPES}
+    return *(list(names).index(row[what]) for what, names in known.items()), row["seed"]
 
 
 def _saved(name: str) -> dict[tuple[int, ...], table.Row]:

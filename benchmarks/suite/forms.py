@@ -1,4 +1,4 @@
-"""What victims look like: the suite's own network, and two that share nothing with it, as other people build theirs.
+"""What victims look like: the suite's own network, others that share nothing with it, and two for larger images.
 
 All take x/255 [B, C, H, W] and give logits [B, K]; `outside` is how the exported file wants to be fed and answers.
 """
@@ -190,8 +190,9 @@ class Form:
         return Preprocess.parse(f"{height}x{width}x{channels}-stretch-RGB-{self.layout}-{self.scale}")
 
 
+USUAL = "resnet"
 FORMS = {
-    "resnet": Form(Scaled, f"short ResNet-9 of width {WIDTH}"),
+    USUAL: Form(Scaled, f"short ResNet-9 of width {WIDTH}"),
     "plain": Form(
         Plain, "four convolutions and two dense layers without normalisation, NHWC in, softmax out", _Nhwc, "NHWC",
         softmax=True, adam=1e-3,

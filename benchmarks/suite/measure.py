@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks import lab
 from benchmarks.lab import Images
 from benchmarks.suite import peers, worlds
 from benchmarks.suite.forms import FORMS
@@ -176,12 +175,10 @@ def _order(paths: list[str], wanted: list[str]) -> NDArray[np.int64]:
 def _success(case: Case, model: Path) -> Row:
     """Accuracy and ASR of a model of the run, fed as the teacher is, on test images that nobody trained on."""
     test, hit, wanted = worlds.strike(case)
-    feed = FORMS[case.form].feed(test.pixels.shape[1:])
-    right = int((lab.answers(model, test.pixels, feed).argmax(1) == test.labels).sum())
+    right = int((worlds.top1(case, model, test) == test.labels).sum())
     out: Row = {"right": right, "of": len(test), "struck": len(hit), "success": None}
     if len(hit):
-        answers = lab.answers(model, hit.pixels, feed).argmax(1)
-        out["success"] = int(worlds.success(case, answers, hit.labels, wanted).sum())
+        out["success"] = int(worlds.success(case, worlds.top1(case, model, hit), hit.labels, wanted).sum())
     return out
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks import lab
 from benchmarks.suite import victims
+from benchmarks.suite.forms import USUAL
 from kdaudit.calibration import interval
 
 Row = dict[str, Any]
@@ -194,7 +195,7 @@ def _youden(m: Row) -> float:
 
 
 def _name(r: Row) -> str:
-    form = "" if r["form"] == "resnet" else f"{r['form']}: "
+    form = "" if r["form"] == USUAL else f"{r['form']}: "
     return f"{form}{r['data']} {r['attack']}{'*' if r['holdout'] else ''} ({100 * r['rate']:g} %, seed {r['seed']})"
 
 

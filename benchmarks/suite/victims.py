@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import lab
 from benchmarks.lab import Images
-from benchmarks.suite.forms import FORMS
+from benchmarks.suite.forms import FORMS, USUAL
 
 BATCH, PEAK = 128, 0.2
 EPOCHS = {"cifar10": 10, "gtsrb": 6, "mnist": 4, "photos": 60}
@@ -28,10 +28,10 @@ def conditions(epochs: Mapping[str, int | None], forms: Sequence[str]) -> str:
 def _told(form: str) -> str:
     rate = FORMS[form].adam
     how = f"SGD (Nesterov 0.9, decay 5e-4, one cycle to {PEAK})" if rate is None else f"AdamW (one cycle to {rate:g})"
-    return f"{'' if form == 'resnet' else form + ': '}{FORMS[form].what}, {how}"
+    return f"{'' if form == USUAL else form + ': '}{FORMS[form].what}, {how}"
 
 
-def train(images: Images, seed: int, *, epochs: int, mirror: bool, form: str = "resnet") -> nn.Module:
+def train(images: Images, seed: int, *, epochs: int, mirror: bool, form: str = USUAL) -> nn.Module:
     """A teacher of a form, from fresh weights, on labels as they were delivered."""
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,7 +64,7 @@ def train(images: Images, seed: int, *, epochs: int, mirror: bool, form: str = "
     return net.cpu().eval()
 
 
-def save(net: nn.Module, example: Images, folder: Path, form: str = "resnet") -> None:
+def save(net: nn.Module, example: Images, folder: Path, form: str = USUAL) -> None:
     """As weights (for attackers who need gradients) and as ONNX, in the form's own clothes."""
     torch.save(net.state_dict(), folder / "teacher.pt")
     kind = FORMS[form]
@@ -72,7 +72,7 @@ def save(net: nn.Module, example: Images, folder: Path, form: str = "resnet") ->
     lab.export(dressed, example, folder / "teacher.onnx", kind.feed(example.pixels.shape[1:]))
 
 
-def load(folder: Path, example: Images, form: str = "resnet") -> nn.Module:
+def load(folder: Path, example: Images, form: str = USUAL) -> nn.Module:
     """The network of a folder, in evaluation mode, without gradients for its weights."""
     _, side, _, channels = example.pixels.shape
     net = FORMS[form].make(len(example.classes), channels, side)

@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import lab
+from benchmarks import lab, photos
 from benchmarks.lab import Images
 from benchmarks.suite import victims
-from benchmarks.suite.forms import FORMS
+from benchmarks.suite.forms import FORMS, USUAL
 from benchmarks.suite.recipes import RECIPES, SOURCE, TARGET, Attacker, Recipe
 
-DELIVERED = {"photos": 2_300}
-"""Suspect images of a case, by data set; 25,000 where there are as many."""
+DELIVERED, FEWER = 25_000, {"photos": 2_300}
+"""Suspect images of a case; fewer of a data set that has not as many."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Case:
     seed: int
     epochs: int | None = None
     """Of the victim's training; None: the suite's own, short one."""
-    form: str = "resnet"
+    form: str = USUAL
     """Of the victim, one of `forms.FORMS`."""
 
     @property
     def folder(self) -> Path:
         """Where it lies."""
         longer = f"-{self.epochs}ep" if self.epochs else ""
-        other = f"-{self.form}" if self.form != "resnet" else ""
+        other = f"-{self.form}" if self.form != USUAL else ""
         return lab.LAB / "suite" / self.data / f"{self.recipe.name}-{self.rate:g}-seed{self.seed}{longer}{other}"
 
     @property
@@ -74,7 +74,7 @@ class Case:
         return found
 
 
-def case(data: str, name: str, rate: float, seed: int, epochs: int | None = None, form: str = "resnet") -> Case:
+def case(data: str, name: str, rate: float, seed: int, epochs: int | None = None, form: str = USUAL) -> Case:
     """A recipe at a rate; its own rate, where it has one, wins."""
     recipe = RECIPES[name]
     own = rate if recipe.rate is None else recipe.rate
@@ -86,10 +86,17 @@ def clean_of(c: Case) -> Case:
     return case(c.data, "clean", 0.0, c.seed, c.epochs, c.form)
 
 
+def loaded(data: str, split: str) -> Images:
+    """A data set's images, made first where they are made here."""
+    if data == "photos":
+        photos.make()
+    return lab.load(data, split)
+
+
 @cache
 def source(data: str) -> tuple[Images, list[bytes]]:
     """The training set decoded, and its encoded bytes."""
-    images = lab.load(data, "train")
+    images = loaded(data, "train")
     table = pq.read_table(lab.folder_of(data) / "train.parquet")
     return images, table["image"].combine_chunks().field("bytes").to_pylist()
 
@@ -98,7 +105,7 @@ def parts(data: str, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the delivery, and of the reserve for clean pools; GTSRB by tracks of 30 near-equal frames."""
     images, _ = source(data)
     rng = np.random.default_rng(seed)
-    size = DELIVERED.get(data, 25_000)
+    size = FEWER.get(data, DELIVERED)
     if data != "gtsrb":
         order = rng.permutation(len(images))
         return np.sort(order[:size]), order[size:]
@@ -115,7 +122,7 @@ def pool(data: str, share: float, seed: int) -> Path:
     if path.exists():
         return path
     _, encoded = source(data)
-    chosen = parts(data, seed)[1][: round(share * DELIVERED.get(data, 25_000))]
+    chosen = parts(data, seed)[1][: round(share * FEWER.get(data, DELIVERED))]
     write([encoded[i] for i in chosen], [f"{i:06d}.img" for i in range(len(chosen))], None, (), path)
     return path
 
@@ -172,11 +179,17 @@ def decoded(path: Path) -> NDArray[np.uint8]:
     return np.stack([_decode(b) for b in blobs])
 
 
+@lru_cache(maxsize=1)  # every model of a case is asked the same, and some attackers train a generator for it
 def strike(c: Case) -> tuple[Images, Images, NDArray[np.int64]]:
     """Clean test images, triggered ones of classes that the attack changes, and the answers wanted of these."""
     delivered, _ = parts(c.data, c.seed)
     attacker = _attacker(c, source(c.data)[0].take(delivered))
     return _strike(c, attacker)
+
+
+def top1(c: Case, model: Path, images: Images) -> NDArray[np.int64]:
+    """What a model that is fed as the case's teacher is answers to images."""
+    return lab.answers(model, images.pixels, FORMS[c.form].feed(images.pixels.shape[1:])).argmax(1)
 
 
 def success(
@@ -187,7 +200,7 @@ def success(
 
 
 def _strike(c: Case, attacker: Attacker) -> tuple[Images, Images, NDArray[np.int64]]:
-    test, recipe = lab.load(c.data, "test"), c.recipe
+    test, recipe = loaded(c.data, "test"), c.recipe
     if recipe.kind == "control":
         return test, test.take(np.empty(0, np.int64)), np.empty(0, np.int64)
     rng = np.random.default_rng(c.seed + 77)
@@ -242,11 +255,10 @@ def _imbalanced(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 def _facts(c: Case, attacker: Attacker) -> dict[str, Any]:
     test, hit, wanted = _strike(c, attacker)
-    feed = FORMS[c.form].feed(test.pixels.shape[1:])
-    right = lab.answers(c.teacher, test.pixels, feed).argmax(1) == test.labels
+    right = top1(c, c.teacher, test) == test.labels
     facts: dict[str, Any] = {"accuracy": float(right.mean()), "accuracy_n": len(test), "asr": None, "asr_n": len(hit)}
     if len(hit):
-        hits = success(c, lab.answers(c.teacher, hit.pixels, feed).argmax(1), hit.labels, wanted)
+        hits = success(c, top1(c, c.teacher, hit), hit.labels, wanted)
         facts["asr"] = float(hits.mean())
     return facts
 
@@ -285,4 +297,4 @@ def write(
     partial.replace(path)
 
 
-__all__ = ["SOURCE", "TARGET", "Case", "build", "case", "pool", "strike", "success", "write"]
+__all__ = ["SOURCE", "TARGET", "Case", "build", "case", "pool", "strike", "success", "top1", "write"]

@@ -57,7 +57,7 @@ class FolderSource:
             regular_file(self._real, name)
         except Unreadable as outcome:
             return outcome.record(path, label)
-        return beside(path, label, name, head_of(self._real, name))
+        return beside(path, label, name, lambda: head_of(self._real, name))
 
 
 def sort_classes(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class ParquetSource:
         fault = ""
         for name in names or [root.resolve().name]:
             if names and not name.lower().endswith(".parquet"):
-                self._parts.append(Leftover(beside(printable(name), None, name, head_of(folder, name))))
+                self._parts.append(Leftover(beside(printable(name), None, name, partial(head_of, folder, name))))
                 continue
             try:
                 file = _File(regular_file(folder, name)[0], printable(name), repeated)

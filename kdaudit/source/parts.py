@@ -1,7 +1,7 @@
 """The records of a source that lies in several pieces, and the reasons that all formats share."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from kdaudit.errors import DataError
@@ -40,18 +40,18 @@ class Unreadable(Exception):
         return Record(path, label, b"", self.status, self.reason, many=many or self.many)
 
 
-def beside(path: str, label: int | None, name: str, head: bytes | None) -> Record:
+def beside(path: str, label: int | None, name: str, head: Callable[[], bytes | None]) -> Record:
     """The record of a file called `name` that is none of the source's images or shards.
 
     Args:
         path: as shown.
         label: of the folder or sample that it lies in.
         name: with its folders.
-        head: its first `HEAD_BYTES` bytes; None where they could not be read.
+        head: gives its first `HEAD_BYTES` bytes, None where they cannot be read; asked where the name leaves it open.
     """
     if is_hidden(name):
         return Record(path, label, b"", Status.SKIPPED, HIDDEN)
-    if is_companion(name) and head is not None and not IMAGE_HEAD.match(head):
+    if is_companion(name) and (begins := head()) is not None and not IMAGE_HEAD.match(begins):
         return Record(path, label, b"", Status.SKIPPED, COMPANION, aside=True)
     many = name.lower().endswith(CONTAINERS)
     return Record(path, label, b"", Status.SKIPPED, UNOPENED if many else NOT_AN_IMAGE, many=many)

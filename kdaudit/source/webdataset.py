@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +61,7 @@ class WebDatasetSource:
         for name in names or [root.resolve().name]:
             if names and not name.lower().endswith(".tar"):
                 if name != CLASSES_FILE:  # never an image: `open_source` refuses the mixture
-                    self._parts.append(Leftover(beside(printable(name), None, name, head_of(folder, name))))
+                    self._parts.append(Leftover(beside(printable(name), None, name, partial(head_of, folder, name))))
                 continue
             try:
                 shard = _Shard(regular_file(folder, name)[0], printable(name), repeated)
@@ -153,7 +154,8 @@ class _Shard:
         if not reason and is_second:
             reason = "second member of this name"
         if not reason and not is_image_name(member.name):
-            return beside(path, label, member.name, archive.read(member.offset, min(member.size, HEAD_BYTES)))
+            head = partial(archive.read, member.offset, min(member.size, HEAD_BYTES))
+            return beside(path, label, member.name, head)
         if not reason and is_hidden(member.name):
             reason = HIDDEN
         if not reason and member.size > MAX_IMAGE_BYTES:
