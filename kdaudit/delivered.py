@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.multiplicity import adaptive_flags, benjamini_hochberg
+from kdaudit.multiplicity import benjamini_hochberg
 
 FITTING = 0.5
 """Share of the labels that the model must give, or the labels are of another list of classes than its answers."""
@@ -179,53 +179,15 @@ def flags_beside_labels(
     out = flags.copy()
     for target in targets:
         own, other = (np.flatnonzero((groups == target) & one) for one in (told.labels == target, mistaken))
-        among = _among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
-        out[own], out[other] = benjamini_hochberg(p_values[own], alpha), benjamini_hochberg(among, alpha)
+        rare = among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
+        out[own], out[other] = benjamini_hochberg(p_values[own], alpha), benjamini_hochberg(rare, alpha)
     if carried is not None:
         for rows in (np.flatnonzero(as_target), np.flatnonzero(~as_target)):
             out[rows] |= benjamini_hochberg(carried[rows], alpha)
     return out
 
 
-def delivered_as_targets(
-    p_values: Column,
-    told: Delivered,
-    plain: NDArray[np.bool_],
-    flags: NDArray[np.bool_],
-    targets: Answers,
-    alpha: float,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Images delivered as a target class for which neither network takes them: who of them is poison as well?
-
-    Among images with one disputed label innocents are rare where the label is a target and nearly all elsewhere; so
-    they are tested on their own, with the share of innocents estimated (Storey, Taylor and Siegmund, JRSS B, 2004).
-    Disputed images are unlike others (hard, or labelled wrongly), so clean images cannot speak for them. Those with
-    *other* disputed labels can: an image's p-value must be rare among theirs as well.
-
-    Args:
-        p_values: of all images, [m].
-        told: their labels.
-        plain: who was flagged by answer alone, [m]: covers of an attack have disputed labels too, and are no yardstick.
-        flags: who is flagged already, [m].
-        targets: as `targets_of` tells.
-        alpha: innocent share of the flags to stay under.
-
-    Returns:
-        Further flags [m], and who was asked about, [m].
-    """
-    further, family = np.zeros(len(p_values), bool), np.zeros(len(p_values), bool)
-    left = told.disputed & ~flags
-    for target in targets:
-        rows = np.flatnonzero(left & (told.labels == target))
-        usual = p_values[left & ~plain & (told.labels != target)]
-        if len(rows) == 0 or len(usual) == 0:
-            continue
-        family[rows] = True
-        further[rows] = adaptive_flags(_among(p_values[rows], usual), alpha)
-    return further, family
-
-
-def _among(p_values: Column, usual: Column) -> Column:
+def among(p_values: Column, usual: Column) -> Column:
     """p-values [m] that are rare among those of images of their own odd kind, [n], as well."""
     return np.maximum(p_values, conformal_p_values(-p_values, -usual))
 

@@ -22,7 +22,8 @@ from kdaudit.calibration import (
     unbounded,
 )
 from kdaudit.compared import Comparison
-from kdaudit.delivered import Delivered, delivered_as_targets, flags_beside_labels, targets_of
+from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
+from kdaudit.disputed import Remainder, delivered_as_targets
 from kdaudit.multiplicity import ENTRANCE, CleanRanks, benjamini_hochberg, grouped_flags
 from kdaudit.settings import Rule
 
@@ -102,6 +103,7 @@ class SecondLook:
         reason: what an image is flagged for, a few words.
         proven: whether what they share is a proven trigger.
         targets: the target classes of proven triggers.
+        shared: what the doubted images of these classes share beyond them.
     """
 
     p_values: NDArray[np.float64]
@@ -109,6 +111,7 @@ class SecondLook:
     reason: str
     proven: bool = False
     targets: tuple[int, ...] = ()
+    shared: tuple[Remainder, ...] = ()
 
 
 def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence[SecondLook] = ()) -> Flags:
@@ -154,7 +157,8 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     carried = [look.p_values[read] for look in looks if look.proven]
     carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
     proven = np.array([target for look in looks for target in look.targets], np.int64)
-    decided = _decide(p, groups, ranks, carries, suspect.told.of(read) if suspect.told else None, fdr, proven)
+    shared = [Remainder(one.label, one.p_values[read]) for look in looks for one in look.shared]
+    decided = _decide(p, groups, ranks, carries, suspect.told.of(read) if suspect.told else None, fdr, proven, shared)
     found = decided.flags | decided.by_label
     way[decided.by_label] = 1 + len(looks)
     tainted = np.isin(groups, np.unique(groups[decided.flags]))
@@ -185,6 +189,7 @@ def _decide(
     told: Delivered | None,
     fdr: float,
     proven: Answers,
+    shared: Sequence[Remainder],
 ) -> _Decided:
     """From p-values to flags: by answer, by carrying a proven trigger (`proven`: their targets), and by label."""
     # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is for
@@ -197,7 +202,7 @@ def _decide(
         return _Decided(plain, nobody, nobody)
     inside = 1 - ENTRANCE
     flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level)
-    by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr)
+    by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, shared)
     return _Decided(flags, by_label, asked)
 
 

@@ -174,7 +174,9 @@ def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness 
         aims = [one.aim for one in likeness.found] + ([likeness.trace.aim] if likeness.trace is not None else [])
         targets = tuple(aim for aim in aims if aim is not None)
         reason = carries if proven else TRACED
-        looks.append(SecondLook(likeness.p_values, likeness.clean_p_values, reason, proven, targets))
+        looks.append(
+            SecondLook(likeness.p_values, likeness.clean_p_values, reason, proven, targets, likeness.remainders)
+        )
     return looks
 
 

@@ -4,7 +4,7 @@ So poison is found whose own answers betray nothing, and images that stand out f
 What there is to measure comes from `kdaudit.search`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from kdaudit.calibration import beyond, rank_p_values
 from kdaudit.comparison import Subjects
 from kdaudit.delivered import LabelProof, label_proof
 from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Pixels, appearance, fold_of, sharpness
+from kdaudit.disputed import Remainder, remainder
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
 from kdaudit.search import CORE, Bench
@@ -36,6 +37,7 @@ class Likeness:
         score: standard deviations of calm images; NaN where not read.
         p_values: of "carries nothing of it"; 1 where not read.
         clean_p_values: of the held-out clean images among the clean.
+        remainders: what the doubted images of the patterns' target classes share beyond them.
     """
 
     found: tuple[Found, ...]
@@ -44,6 +46,7 @@ class Likeness:
     score: NDArray[np.float64]
     p_values: NDArray[np.float64]
     clean_p_values: NDArray[np.float64]
+    remainders: tuple[Remainder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,23 +82,46 @@ def look(
     if known.sum() < 2 * LEAST_SEEDS:
         return None
     bench = Bench.of(suspects, known, clean, subjects, decoder, on_image)
-    found = bench.patterns()
+    found, left = bench.patterns()
     measures = [_Measure(one.discriminant, appearance) for one in found]
     shared = None if any(one.proven for one in found) else bench.shared_sharpness()
     if shared is not None:
         measures.append(_Measure(shared, sharpness))
     if not measures:
         return None
+    ways = len(measures)
+    measures += [_Measure(one, appearance) for one in left.values()]
     scores = np.full((len(measures), len(known)), np.nan)
     for index, part in reread(suspects.source, decoder, subjects.preprocess.geometry, known, on_image):
         scores[:, index] = [measure(part, suspects.keys[index]) for measure in measures]
     usual = np.stack([measure(clean.pixels, clean.keys) for measure in measures])
     found = [_asked_by_label(one, suspects, row) for one, row in zip(found, scores, strict=False)]
     proven = [i for i, one in enumerate(found) if one.proven]
-    kept = proven or list(range(len(found), len(measures)))  # without any the trace, which comes last, if there is one
+    kept = proven or list(range(len(found), ways))  # without any the trace, which comes last, if there is one
     if not kept:
         return None
-    return weighed(suspects, known, scores[kept], usual[kept], clean.held_out, tuple(found[i] for i in proven))
+    seen = weighed(suspects, known, scores[kept], usual[kept], clean.held_out, tuple(found[i] for i in proven))
+    if seen is None:
+        return None
+    rest = zip(left, scores[ways:], usual[ways:], strict=True)
+    return replace(seen, remainders=_remainders(suspects, known, rest, {one.aim for one in seen.found}))
+
+
+def _remainders(
+    suspects: Suspects,
+    known: NDArray[np.bool_],
+    rest: Iterable[tuple[int, NDArray[np.float64], NDArray[np.float64]]],
+    aims: Container[int | None],
+) -> tuple[Remainder, ...]:
+    """What is left beside the proven patterns; `rest`: label, scores [m] and clean scores [n] of each."""
+    told, calm = suspects.told, known & (suspects.score <= np.median(suspects.score[known]))
+    if told is None:
+        return ()
+    return tuple(
+        remainder(told, label, suspects.teacher, suspects.student, score, usual, float(np.median(score[calm])))
+        for label, score, usual in rest
+        if label in aims
+    )
 
 
 def _asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) -> Found:

@@ -7,7 +7,7 @@ images share then is where they are sharp and where soft.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,11 @@ OF_A_STYLE = 0.5
 """A pattern of which a tenth of the target's clean images carry so much of what its core carries is the look of a style
 of that class: what some fives of one hand share is no trigger (0.7 and 0.8 of it, triggers 0.2)."""
 
-PATTERNS = 3
-"""Patterns looked for, one after the other: an attacker may have several triggers."""
+PATTERNS = 5
+"""Patterns looked for, one after the other: an attacker may have several triggers (Adap-Patch has four)."""
+
+ROUNDS, SETTLED = 4, 0.02
+"""The carriers of a proven pattern are chosen anew so often, or until their number changes by no more than this."""
 
 
 def seed_counts(most: int, images: int) -> list[int]:
@@ -121,8 +124,12 @@ class Bench:
         place = np.cumsum(wanted) - 1
         return cls(suspects, clean, subjects, pixels, place, calm, ranked, doubted, held_out)
 
-    def patterns(self) -> list[Found]:
-        """Patterns that are proven or promising, the strongest first; what one explains is no seed for the next."""
+    def patterns(self) -> tuple[list[Found], dict[int, Discriminant]]:
+        """Patterns that are proven or promising, the strongest first; what one explains is no seed for the next.
+
+        And for each label that these aim at, what its doubted images share that carry none of them: more of the same,
+        too faint to show a pattern.
+        """
         rows, ranked, doubted = appearance(self.pixels), self.ranked, self.doubted
         whitening = Whitening.of(rows[self.place[self.calm]])
         found: list[Found] = []
@@ -130,14 +137,44 @@ class Bench:
             best = self._strongest(rows, whitening, ranked, doubted)
             if best is None:
                 break
+            best = self._measured_by_all(best, rows, whitening, np.union1d(ranked, doubted))
             found.append(best)
             ranked, doubted = (self._unexplained(best, rows, left) for left in (ranked, doubted))
+        aims, folds = {one.aim for one in found}, fold_of(self.suspects.keys)
+        left = {
+            label: whitening.towards(rows[self.place[seeds]], folds[seeds])
+            for label, seeds in self._by_label(doubted)
+            if label in aims
+        }
+        return found, {label: one for label, one in left.items() if one is not None}
+
+    def _measured_by_all(self, found: Found, rows: Matrix, whitening: Whitening, records: NDArray[np.int64]) -> Found:
+        """A pattern with the discriminant of all its carriers among the records, instead of the seeds that showed it.
+
+        The fewest images prove a trigger best and measure it worst: of two triggers they hold both, of a faint one too
+        few to tell it from what else they show. Whoever carries it is chosen anew until no more do, so one of two
+        triggers is left, for which there are most carriers; the other is found next.
+        """
+        before = 0
+        for _ in range(ROUNDS):
+            members = records[self._carried(found, rows, records) > CORE]
+            if found.label is not None and self.suspects.told is not None:
+                members = members[self.suspects.told.labels[members] == found.label]
+            if abs(len(members) - before) <= SETTLED * before:
+                break
+            again, before = self._candidate(rows, whitening, members, found.label), len(members)
+            if again is None or not (again.proof.proven or (again.promising and not found.proof.proven)):
+                break
+            found = replace(found, discriminant=again.discriminant)
         return found
+
+    def _carried(self, found: Found, rows: Matrix, records: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How much of a pattern each record carries, in standard deviations of calm images."""
+        return found.discriminant.score(rows[self.place[records]], fold_of(self.suspects.keys[records]))
 
     def _unexplained(self, found: Found, rows: Matrix, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """Records that carry little of a pattern."""
-        carried = found.discriminant.score(rows[self.place[records]], fold_of(self.suspects.keys[records]))
-        return records[carried < CORE]
+        return records[self._carried(found, rows, records) < CORE]
 
     def shared_sharpness(self) -> Discriminant | None:
         """What the seeds share in where they are sharp; None where clean images show it as often."""

@@ -1,0 +1,101 @@
+"""Stage 7, disputed labels: images delivered as a target class for which neither network takes them.
+
+Poison that moved neither network looks like a wrong label, and beside a class that is a target beyond doubt most such
+images are poison. Who of them is one is asked in two ways: what else is odd about an image, and how much it carries of
+what the doubted images of that class share once every proven trigger is accounted for. Columns in, columns out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdaudit.calibration import Answers, Column, beyond, conformal_p_values
+from kdaudit.delivered import Delivered, among
+from kdaudit.multiplicity import adaptive_flags
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remainder:
+    """What the doubted images of a target class share beyond its proven triggers, and who carries how much of it.
+
+    Attributes:
+        label: the target class, an output of the model.
+        p_values: of "carries nothing of it", [m]; 1 for images that were not delivered as the class or are undisputed.
+    """
+
+    label: int
+    p_values: Column
+
+
+def remainder(
+    told: Delivered, label: int, teacher: Answers, student: Answers, score: Column, clean: Column, middle: float
+) -> Remainder:
+    """p-values of what the doubted images of a target class share: how rare is so much of it among four kinds?
+
+    Clean images; images of the class itself, delivered as it and taken for it by both networks (what a class looks like
+    is shared as well); images with other disputed labels (hard ones have something in common too); and the mirror image
+    of all scores' own lower half, as in `likeness.likeness_p_values`. The largest counts. Nothing needs to be proven on
+    clean images here: the class is a target already, and the p-values alone bound the error.
+
+    Args:
+        told: the labels, [m].
+        label: the target class.
+        teacher: the teacher's answers, [m].
+        student: the control's, [m].
+        score: along what is shared, cross-fitted, [m]; NaN where not read.
+        clean: the same of the clean pool, [n].
+        middle: the median of calm images along it.
+    """
+    out = np.ones(len(score))
+    known = ~np.isnan(score)
+    asked = np.flatnonzero(known & told.disputed & (told.labels == label))
+    own = score[known & (told.labels == label) & (teacher == label) & (student == label)]
+    hard = score[known & told.disputed & (told.labels != label)]
+    kinds = [conformal_p_values(score[asked], kind) for kind in (clean, own, hard)]
+    out[asked] = np.max([*kinds, beyond(score[asked], 2 * middle - score[known])], axis=0)
+    return Remainder(label, out)
+
+
+def delivered_as_targets(
+    p_values: Column,
+    told: Delivered,
+    plain: NDArray[np.bool_],
+    flags: NDArray[np.bool_],
+    targets: Answers,
+    alpha: float,
+    shared: Sequence[Remainder] = (),
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Who of the images with a disputed label of a target class is poison as well?
+
+    Innocents are rare where the label is a target and nearly all elsewhere; so these images are tested on their own,
+    with the share of innocents estimated (Storey, Taylor and Siegmund, JRSS B, 2004). Where a trigger was proven, by
+    what they share beyond it; else by their p-values. Disputed images are unlike others (hard, or labelled wrongly), so
+    clean images cannot speak for them. Those with *other* disputed labels can: either p-value must be rare among
+    theirs as well.
+
+    Args:
+        p_values: of all images, [m].
+        told: their labels.
+        plain: who was flagged by answer alone, [m]: covers of an attack have disputed labels too, and are no yardstick.
+        flags: who is flagged already, [m].
+        targets: as `delivered.targets_of` tells.
+        alpha: innocent share of the flags to stay under.
+        shared: what the doubted images of some target classes share.
+
+    Returns:
+        Further flags [m], and who was asked about, [m].
+    """
+    further, family = np.zeros(len(p_values), bool), np.zeros(len(p_values), bool)
+    left = told.disputed & ~flags
+    carried = {one.label: one.p_values for one in shared}
+    for target in targets:
+        rows = np.flatnonzero(left & (told.labels == target))
+        usual = p_values[left & ~plain & (told.labels != target)]
+        if len(rows) == 0 or len(usual) == 0:
+            continue
+        family[rows] = True
+        own = carried.get(int(target))
+        further[rows] = adaptive_flags(among(p_values[rows], usual) if own is None else own[rows], alpha)
+    return further, family
