@@ -9,7 +9,6 @@ from kdaudit.calibration import Clean
 from kdaudit.delivered import (
     Delivered,
     delivered,
-    delivered_as_targets,
     flags_beside_labels,
     label_proof,
     most_doubted,
@@ -200,46 +199,6 @@ def test_carriers_delivered_as_something_else_need_their_own_reasons():
     assert (found & elsewhere).sum() < 0.5 * (plain & elsewhere).sum()
 
 
-def test_poison_that_moved_no_network_is_found_by_its_label():
-    shares, hits = [], 0
-    for seed in range(60):
-        d = Delivery(seed)
-        further, asked = delivered_as_targets(d.p, d.told, d.by_answer(), d.by_answer(), np.array([0]), 0.1)
-        assert asked[300:400].all()
-        assert not (further & ~asked).any()
-        assert (d.labels[asked] == 0).all()
-        hits += int(further[300:400].sum())
-        shares.append((further & ~d.poison).sum() / max(1, further.sum()))
-    assert hits > 60 * 40
-    assert np.mean(shares) <= 0.1
-
-
-def test_wrong_labels_beside_a_target_class_are_no_poison():
-    """Label noise: images disputed for innocent reasons, as odd at the target's label as at any other."""
-    rng = np.random.default_rng(3)
-    flagged = 0
-    for _ in range(200):
-        m = 3000
-        teacher = rng.integers(0, K, m)
-        labels = np.where(rng.random(m) < 0.2, rng.integers(0, K, m), teacher)
-        told = told_of(labels, teacher, teacher)
-        p, nobody = rng.uniform(0, 1, m) ** 3, np.zeros(m, bool)  # all of them odd to clean images
-        further, asked = delivered_as_targets(p, told, nobody, nobody, np.array([0]), 0.1)
-        assert asked.sum() > 30
-        flagged += bool(further.any())
-    assert flagged <= 200 * 0.1 + 3 * (200 * 0.09) ** 0.5
-
-
-def test_without_other_disputed_labels_nobody_can_be_asked():
-    labels, nobody = np.array([0] * 10 + [1] * 30), np.zeros(40, bool)
-    answers = np.ones(40, int)
-    further, asked = delivered_as_targets(
-        np.full(40, 1e-6), told_of(labels, answers, answers), nobody, nobody, np.array([0]), 0.1
-    )
-    assert not further.any()
-    assert not asked.any()
-
-
 @pytest.mark.parametrize(("labelled", "found"), [(True, True), (False, False)])
 def test_flags_say_which_images_were_found_by_their_label(labelled, found):
     d = Delivery(5)
@@ -265,7 +224,7 @@ def test_the_target_of_a_proven_trigger_is_beyond_doubt_where_p_values_are_coars
     p = np.where(first, 1 / 31, rng.uniform(1 / 31, 1, 8000))
     carried = np.where(first, 1e-5, rng.uniform(0, 1, 8000))
     ranks = CleanRanks(rng.uniform(1 / 31, 1, 30), np.arange(30) % K)
-    decided = _decide(p, d.teacher, ranks, carried, d.told, 0.05, np.array(targets, np.int64))
+    decided = _decide(p, d.teacher, ranks, carried, d.told, 0.05, np.array(targets, np.int64), ())
     assert decided.flags[first].all()
     assert decided.asked.any() == bool(targets)
 

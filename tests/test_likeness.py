@@ -99,6 +99,58 @@ def test_a_trigger_is_proven_and_every_carrier_found(odd):
     assert found.p_values[700] == 1.0
 
 
+def test_a_trigger_that_few_images_show_is_measured_by_all_that_carry_it(monkeypatch):
+    """Ten suspicious images prove it, and measure it badly; sixty carry it."""
+    suspects, clean, subjects = world(listens=True)
+    score = suspects.score.copy()
+    score[10 : CARRIERS // 2] -= 0.5  # only ten of them part the networks
+    few = replace(suspects, score=score)
+    carried = {}
+    for rounds in (0, 4):
+        monkeypatch.setattr("kdaudit.search.ROUNDS", rounds)
+        carried[rounds] = look(few, clean, subjects, open_decoder("pillow"))
+    before, after = carried[0], carried[4]
+    assert before is not None
+    assert after is not None
+    assert after.found[0].proof == before.found[0].proof  # what is shown and proven stays
+    assert np.median(after.score[:CARRIERS]) > 1.05 * np.median(before.score[:CARRIERS])
+    assert (after.p_values[:CARRIERS] < 1e-3).sum() > (before.p_values[:CARRIERS] < 1e-3).sum()
+    assert (after.p_values[CARRIERS:] < 1e-3).mean() < 0.01
+
+
+def test_poison_too_faint_to_show_a_pattern_is_measured_by_what_the_doubted_images_share(monkeypatch):
+    """Beside a proven white corner 120 images, delivered as its target, have a checkerboard of six grey levels."""
+    monkeypatch.setattr("kdaudit.search.SEED_SHARES", (0.01, 0.04, 0.15))  # of 25,000 images 4 % are 1,000
+    suspects, clean, subjects = world(listens=True)
+    faint = np.arange(CARRIERS, CARRIERS + 120)
+    pixels = pictures(IMAGES, 0)
+    pixels[:CARRIERS] = stamped(pixels[:CARRIERS])
+    board = np.add.outer(np.arange(6), np.arange(6)) % 2 * 6
+    pixels[faint, :6, :6] += board[..., None].astype(np.uint8)
+    records = [Record(f"{i}.png", None, png(p)) for i, p in enumerate(pixels)]
+    teacher, student = answers(pixels, listens=True), answers(pixels, listens=False)
+    rng = np.random.default_rng(5)
+    labels = np.where(rng.random(IMAGES) < 0.15, rng.integers(0, 4, IMAGES), student)  # some are wrong besides
+    labels[:CARRIERS] = labels[faint] = 0
+    told = delivered(labels, None, teacher, student, rng.uniform(0.5, 1, IMAGES))
+    source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
+    them = replace(suspects, source=source, read=np.ones(IMAGES, bool), teacher=teacher, student=student, told=told)
+    score = np.where(np.isnan(suspects.score), 0.01, suspects.score)
+    found = look(replace(them, score=score), clean, subjects, open_decoder("pillow"))
+    assert found is not None
+    (left,) = found.remainders
+    assert left.label == 0
+    asked = told.disputed & (labels == 0)
+    poison = asked & np.isin(np.arange(IMAGES), faint)
+    assert (left.p_values[poison] < 0.05).mean() > 0.5
+    assert (left.p_values[asked & ~poison & (np.arange(IMAGES) >= CARRIERS)] < 0.05).mean() < 0.15
+    assert (found.p_values[poison] < 1e-3).mean() < 0.5  # not by the proven pattern
+    assert (left.p_values[~asked] == 1).all()
+    unlabelled = look(replace(them, score=score, told=None), clean, subjects, open_decoder("pillow"))
+    assert unlabelled is not None
+    assert unlabelled.remainders == ()
+
+
 @pytest.mark.parametrize(("keep", "proven"), [(0.05, False), (1.0, True)])
 def test_the_look_of_a_class_that_the_control_takes_for_another_is_no_trigger(keep, proven):
     """Near-equal photographs of speed limit 50 (answer 0), to the control 30 (answer 1), and a patch that works on 30.
