@@ -195,13 +195,18 @@ def _answer(
     if reasons:
         return "failed", reasons
     # A verdict may rest on a finding that is suppressed; what it left open must not pass because of that.
-    judged, counted = document.judgement, [(f.rule, f.message) for f in findings if f.suppressed is None]
-    resolved = Resolved(
-        document.coverage.share, document.coverage.unopened, judged.rule, judged.fdr,
-        document.control.calibration_images, judged.visible_rate,
-    )  # fmt: skip
-    doubts = left_open(resolved, counted, settings)
+    counted = [(f.rule, f.message) for f in findings if f.suppressed is None]
+    doubts = [doubt.message for doubt in left_open(resolved_of(document), counted, settings)]
     return ("inconclusive", doubts) if doubts else ("passed", [])
+
+
+def resolved_of(document: Document) -> Resolved:
+    """What the scan of a report looked at, and how finely."""
+    covered, judged = document.coverage, document.judgement
+    return Resolved(
+        covered.share, covered.unopened, judged.rule, judged.fdr, document.control.calibration_images,
+        judged.visible_rate,
+    )  # fmt: skip
 
 
 def _held(

@@ -101,7 +101,7 @@ def _conclude(
     )  # fmt: skip
     doubts = left_open(resolved, [(f.rule, f.message) for f in findings], settings)
     if doubts:
-        return "INCONCLUSIVE", tuple(doubts)
+        return "INCONCLUSIVE", tuple(doubt.message for doubt in doubts)
     return "PASSED", ("no images stand out in a way that a backdoor explains",)
 
 
@@ -125,8 +125,20 @@ class Resolved(NamedTuple):
     visible_rate: float
 
 
-def left_open(seen: Resolved, findings: Iterable[tuple[str, str]], settings: Settings) -> list[str]:
-    """Why a scan that found nothing severe has not passed either, one sentence each; the gate asks too.
+class Doubt(NamedTuple):
+    """Why a scan that found nothing severe has not passed either.
+
+    Attributes:
+        about: what it needed: "coverage", "archives", "calibration" or "sensitivity"; or the finding's rule.
+        message: one sentence.
+    """
+
+    about: str
+    message: str
+
+
+def left_open(seen: Resolved, findings: Iterable[tuple[str, str]], settings: Settings) -> list[Doubt]:
+    """What a scan that found nothing severe leaves open; the gate and the list of checks ask too.
 
     Args:
         seen: what was looked at.
@@ -135,26 +147,28 @@ def left_open(seen: Resolved, findings: Iterable[tuple[str, str]], settings: Set
     """
     found, doubts = list(findings), []
     if seen.coverage < settings.min_coverage:
-        doubts.append(f"only {seen.coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})")
+        read = f"only {seen.coverage:.2%} of the images could be read (needed: {settings.min_coverage:.0%})"
+        doubts.append(Doubt("coverage", read))
     if seen.unopened:
         what = "archive or folder" if seen.unopened == 1 else "archives or folders"
-        doubts.append(
+        closed = (
             f"{seen.unopened:,} {what} in the delivery could not be looked into, and nobody knows how many images are "
             "there (see quarantine.csv): unpack, mend or remove"
         )
+        doubts.append(Doubt("archives", closed))
     if seen.rule != "argmax" and seen.visible_rate >= 1:
         needed = math.floor(PRICE / seen.fdr + 1e-9)  # the smallest n with PRICE / ((n + 1) fdr) under 1
-        doubts.append(
+        few = (
             f"{seen.calibration:,} calibration images show no poison by counting, however much there is "
             f"({needed:,} would begin to): give more clean images"
         )
+        doubts.append(Doubt("calibration", few))
     elif settings.sensitivity is not None and seen.visible_rate > settings.sensitivity:
-        doubts.append(
+        coarse = (
             f"{seen.calibration:,} calibration images show poison with one target from {seen.visible_rate:.2%} "
             f"on, not the {settings.sensitivity:.2%} asked for"
         )
-    if any(rule == "KDA205" for rule, _ in found):
-        doubts.append(
-            "model and control part more on these images than on clean ones, and no images stand out as the cause"
-        )
-    return doubts + [message for wanted in ("KDA206", "KDA209", "KDA208") for rule, message in found if rule == wanted]
+        doubts.append(Doubt("sensitivity", coarse))
+    parts = "model and control part more on these images than on clean ones, and no images stand out as the cause"
+    doubts += [Doubt("KDA205", parts)] if any(rule == "KDA205" for rule, _ in found) else []
+    return doubts + [Doubt(*one) for wanted in ("KDA206", "KDA209", "KDA208") for one in found if one[0] == wanted]

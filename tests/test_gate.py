@@ -169,6 +169,26 @@ def test_too_few_clean_images_do_not_pass_because_a_finding_is_suppressed(tmp_pa
     assert gated(other, base(other, tmp_path)).exit_code == Exit.PASSED  # that rule does not count on them
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "settings", "row"),
+    [
+        ("coverage", {"share": 0.8}, {}, "coverage"),
+        ("coverage", {"unopened": 2}, {}, "archives"),
+        ("judgement", {"visible_rate": 1.0}, {}, "calibration"),
+        ("judgement", {"visible_rate": 0.2}, {"sensitivity": 0.1}, "sensitivity"),
+    ],
+)
+def test_whatever_the_gate_finds_left_open_has_a_row_among_the_checks(section, change, settings, row):
+    """And nothing else: what keeps a scan from passing and what the list of checks says are one question."""
+    made = passed()
+    wanting = made.model_copy(update={section: getattr(made, section).model_copy(update=change)})
+    asked = Settings(min_coverage=0.9, min_fidelity=0.5, **settings)
+    for one, missing in ((wanting, [row]), (made, [])):
+        done = conclude(one, Settings(min_coverage=0.9, min_fidelity=0.5) if one is made else asked, None, TODAY)
+        assert [c.id for c in done.checks if c.group == "audit" and c.state == "inconclusive"] == missing
+        assert (done.exit_code == Exit.INCONCLUSIVE) == bool(missing)
+
+
 def test_an_open_finding_beside_a_suppressed_one_does_not_pass():
     trace = FindingRow(rule="KDA208", severity="medium", message="300 images share where they are sharp")
     flags = [f for f in document().findings if f.rule == "KDA201"]

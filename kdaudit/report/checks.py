@@ -4,12 +4,12 @@ from datetime import date
 from pathlib import Path
 
 from kdaudit.admission import FINDINGS
-from kdaudit.gate import Baseline, apply
+from kdaudit.gate import Baseline, apply, resolved_of
 from kdaudit.report.document import Document
 from kdaudit.report.sections import CheckRow, CheckState, FindingRow
 from kdaudit.settings import Settings
 from kdaudit.signs import BEHAVIOUR
-from kdaudit.verdict import SEVERITIES
+from kdaudit.verdict import SEVERITIES, left_open
 
 PARITY = 1e-3
 """Difference between torch and onnxruntime, in logits, that a sound export stays under."""
@@ -64,14 +64,23 @@ def _told(finding: FindingRow) -> str:
 def _needs(document: Document, settings: Settings, *, faithful: bool) -> list[CheckRow]:
     """What an audit needs in order to say anything."""
     c, k, j, p = document.coverage, document.control, document.judgement, document.preprocessing
+    missed = {doubt.about: doubt.message for doubt in left_open(resolved_of(document), (), settings)}
+    counts = j.rule != "argmax"
     share = k.fidelity.hits / k.fidelity.of if k.fidelity.of else 0.0
     rows = [
         CheckRow(
             id="coverage",
             group="audit",
             title="enough of the images could be read",
-            state="passed" if c.scanned and c.share >= settings.min_coverage else "inconclusive",
+            state="passed" if c.scanned and "coverage" not in missed else "inconclusive",
             detail=f"{c.scanned:,} scanned ({c.share:.2%}), {c.not_scanned}; {settings.min_coverage:.0%} needed",
+        ),
+        CheckRow(
+            id="archives",
+            group="audit",
+            title="every archive and folder of the delivery was looked into",
+            state="inconclusive" if "archives" in missed else "passed",
+            detail=f"{c.unopened:,} could not be" if c.unopened else "",
         ),
         CheckRow(
             id="fidelity",
@@ -82,16 +91,22 @@ def _needs(document: Document, settings: Settings, *, faithful: bool) -> list[Ch
             f"{settings.min_fidelity:.0%} needed",
         ),
         CheckRow(
+            id="calibration",
+            group="audit",
+            title="there are enough calibration images to show poison by counting",
+            state="not run" if not counts else "inconclusive" if "calibration" in missed else "passed",
+            detail=missed.get(
+                "calibration", f"{k.calibration_images:,} show it from {j.visible_rate:.2%} of one target on"
+            )
+            if counts
+            else "",
+        ),
+        CheckRow(
             id="sensitivity",
             group="audit",
             title="the poison rate asked for can be seen",
-            state="not run"
-            if settings.sensitivity is None
-            else "passed"
-            if j.visible_rate <= settings.sensitivity
-            else "inconclusive",
-            detail=f"poison with one target shows from {j.visible_rate:.2%} on by counting"
-            + ("" if settings.sensitivity is None else f"; {settings.sensitivity:.2%} asked for"),
+            state="not run" if settings.sensitivity is None else _asked(j.visible_rate, settings.sensitivity),
+            detail="" if settings.sensitivity is None else f"{settings.sensitivity:.2%} asked for",
         ),
         CheckRow(
             id="preprocessing",
@@ -114,6 +129,10 @@ def _needs(document: Document, settings: Settings, *, faithful: bool) -> list[Ch
         for v in document.validity
     ]
     return rows
+
+
+def _asked(visible: float, wanted: float) -> CheckState:
+    return "passed" if visible <= wanted else "inconclusive"
 
 
 def _gate(document: Document, settings: Settings) -> list[CheckRow]:
