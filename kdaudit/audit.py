@@ -66,7 +66,8 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         bench = workbench.set_up(teacher, settings)
         sets = workbench.survey_both(places, clock)
         bench.session.keep_incidents(run.state / "incidents.json", workbench.identity(bench, sets))
-        fitted = workbench.fit_preprocessing(bench, sets, settings, clock)
+        preferred = controls.recipe_of(given) if given else None
+        fitted = workbench.fit_preprocessing(bench, sets, settings, clock, preferred)
         bench = bench.with_fitted(fitted)
         pool = controls.read_clean(bench, sets, settings, run, clock)
         sets = sets.counted

@@ -196,6 +196,11 @@ def check_control(path: Path, teacher: Teacher) -> Teacher:
     return control
 
 
+def recipe_of(given: Teacher) -> str:
+    """The preprocessing that a control was distilled with; `given`: from `check_control`."""
+    return dict(given.notes)["kdaudit.preprocess"]
+
+
 def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, settings: Settings) -> Control:
     """Take up a control that came as a file; it runs confined as the teacher does, from the copy that was checked.
 
@@ -211,11 +216,12 @@ def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, setti
         ModelRefused: it does not run on the teacher's input.
     """
     found = dict(given.notes)
-    if found["kdaudit.preprocess"] != bench.preprocess.recipe:
+    recipe = recipe_of(given)
+    if recipe != bench.preprocess.recipe:
         raise UsageError(
-            f"{path} was distilled with preprocessing {found['kdaudit.preprocess']}, and {bench.preprocess.recipe} was "
-            f"found now: distil it again with --preprocess {bench.preprocess.recipe}, or give --preprocess "
-            f"{found['kdaudit.preprocess']} here if you know that one to be right"
+            f"{path} was distilled with preprocessing {recipe}, and {bench.preprocess.recipe} was found now, which "
+            f"answers otherwise: distil it again with --preprocess {bench.preprocess.recipe}, or give --preprocess "
+            f"{recipe} here if you know that one to be right"
         )
     signature = control_signature(bench.signature)
     session = open_session(

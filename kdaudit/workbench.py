@@ -202,8 +202,13 @@ def identity(bench: Workbench, sets: Sets) -> str:
     return joint_digest(bench.teacher.canonical_digest, sets.suspect_survey.contents, sets.clean_survey.contents)
 
 
-def fit_preprocessing(bench: Workbench, sets: Sets, settings: Settings, clock: Clock) -> Fitted:
-    """Find the teacher's preprocessing on images drawn from the whole suspect set (or the clean one, without it)."""
+def fit_preprocessing(
+    bench: Workbench, sets: Sets, settings: Settings, clock: Clock, preferred: str | None = None
+) -> Fitted:
+    """Find the teacher's preprocessing on images drawn from the whole suspect set (or the clean one, without it).
+
+    `preferred`: the recipe that a control at hand was distilled with.
+    """
     source, count = (sets.suspect, sets.suspect_survey.count) if sets.suspect else (sets.clean, sets.clean_survey.count)
     with clock.stage("find the preprocessing") as advance:
         images, labels = _draw(source, count)
@@ -216,6 +221,7 @@ def fit_preprocessing(bench: Workbench, sets: Sets, settings: Settings, clock: C
             source.classes if with_labels else None,
             bench.decoder,
             settings.preprocess,
+            preferred,
         )
         advance(len(images))
     against = f", margin {fitted.margin:.3f} over {fitted.runner_up.recipe}" if fitted.runner_up else ""

@@ -22,12 +22,12 @@ PATTERNS = Patterns.draw()
 RECIPE = "8x8x3-stretch-RGB-NCHW-unit"
 
 
-def fitted(model, tmp_path, images, labels, classes=None, override=None):
+def fitted(model, tmp_path, images, labels, classes=None, override=None, preferred=None):
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
     teacher = admit(path)
     session = open_session(teacher.model, teacher.signature)
-    return fit(teacher, session, images, labels, classes, open_decoder("auto"), override)
+    return fit(teacher, session, images, labels, classes, open_decoder("auto"), override, preferred)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,23 @@ def test_finds_what_the_model_was_made_for(recipe, options, tmp_path):
     assert found.signature.output_kind == options.get("head", "logits")
     assert found.signature.layout == found.preprocess.layout
     assert found.table[0].preprocess == found.preprocess
+
+
+@pytest.mark.parametrize(
+    ("alike", "labelled", "taken"), [(0.97, False, False), (0.5, False, True), (0.5, True, False), (0.97, True, False)]
+)
+def test_a_controls_own_recipe_is_taken_where_it_answers_alike_and_is_not_surely_worse(
+    alike, labelled, taken, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fitting, "SAME_ANSWERS", alike)
+    images, labels = PATTERNS.images(200)
+    other = "8x8x3-stretch-BGR-NCHW-unit"  # the same answer to four images in five
+    model, given = classifier(PATTERNS, RECIPE), labels if labelled else None
+    found = fitted(model, tmp_path, images, given, preferred=other)
+    assert found.preprocess.recipe == (other if taken else RECIPE)
+    assert sorted(c.recipe for c in found.table) == sorted({c.recipe for c in found.table})
+    unknown = fitted(model, tmp_path, images, given, preferred="9x9x3-stretch-RGB-NCHW-unit")
+    assert unknown.table == fitted(model, tmp_path, images, given).table
 
 
 def test_one_channel(tmp_path):

@@ -56,8 +56,10 @@ def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: b
         for old in (repaired, *notes[1:]):
             old.unlink(missing_ok=True)
     seed = ("--seed", str(case.seed), "--quiet")
+    # As a scan finds it by the delivery's labels; on MNIST's pool alone another scale looks as good.
+    told = ("--preprocess", FORMS[case.form].feed(worlds.source(case.data)[0].pixels.shape[1:]).recipe)
     spent = {
-        "distil": _spent(notes[0], "distill", case.teacher, pool, "-o", control, *seed),
+        "distil": _spent(notes[0], "distill", case.teacher, pool, "-o", control, *told, *seed),
         "audit": _spent(
             notes[1], "compare", case.teacher, control, case.delivery.parent, "--clean", pool,
             "-o", run, "--exit-zero", *seed,

@@ -91,6 +91,7 @@ def fit(
     classes: tuple[str, ...] | None,
     decoder: Decoder,
     override: str | None = None,
+    preferred: str | None = None,
 ) -> Fitted:
     """Find size, fit, layout, channel order, scale, output kind and class order.
 
@@ -103,6 +104,7 @@ def fit(
         classes: the data set's names in label order, if it has any.
         decoder: bytes to pixels.
         override: a recipe as `Preprocess.recipe`, or the name of a scale; what it says is not searched for.
+        preferred: the recipe that a control at hand was distilled with: of candidates that answer alike it is the one.
 
     Raises:
         UsageError: a bad override; the message lists the choices.
@@ -119,6 +121,7 @@ def fit(
     trials = Trials(session, pool, truth, classes)
     # A whole recipe says how the image is fitted; the name of a scale does not.
     table = _tournament(trials, field, crops=override is None or "-" not in override)
+    table = _as_preferred(trials, table, preferred) if preferred is not None else table
     return _verdict(trials, table, signature, classes)
 
 
@@ -192,6 +195,25 @@ def _winner(trials: Trials, field: list[Preprocess], table: dict[Preprocess, Can
         return tied[0]
     calibration = {p: trials.changed_loss(p, TIE_IMAGES) if trials.labelled else table[p].calibration for p in tied}
     return min(tied, key=lambda p: (round(calibration[p], 2), -table[p].score))
+
+
+def _as_preferred(trials: Trials, table: list[Candidate], recipe: str) -> list[Candidate]:
+    """The table with the candidate of this recipe first, where it answers as the winner does and is not surely worse.
+
+    Which of several that answer alike wins depends on the images asked about and on whether they have labels: a control
+    that was distilled on the clean pool alone would find itself made for another one.
+    """
+    best, own = table[0], next((c.preprocess for c in table if c.recipe == recipe), None)
+    if own is None or own == best.preprocess:
+        return table
+    trials.run(own, best.images)
+    again = trials.candidate(own)
+    if again.images < best.images or trials.same(best.preprocess, own) < SAME_ANSWERS:
+        return table
+    gap, error = trials.margin(best.preprocess, own)
+    if trials.labelled and gap >= 2 * error:
+        return table
+    return [again, *(c for c in table if c.preprocess != own)]
 
 
 def _verdict(trials: Trials, table: list[Candidate], signature: Signature, classes: tuple[str, ...] | None) -> Fitted:
