@@ -25,6 +25,10 @@ FURTHER = RARE / 10
 """A further pattern counts only if surely more than three times as many images carry it as chance gives, this rare:
 images of one natural kind (white corners, say) may happen to look like a trigger that was found already."""
 
+ENOUGH = 0.5
+"""Images whose labels are asked about carry at least so much of what the pattern's core carries: a corner that is white
+by nature carries some of a white patch, and has its own label."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Likeness:
@@ -128,7 +132,8 @@ def _asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) 
     """A pattern with what the labels of its carriers say, where its seeds were chosen by theirs."""
     if suspects.told is None or one.label is None or not one.promising:
         return one
-    said = label_proof(suspects.told, one.label, suspects.teacher, suspects.student, score, CORE)
+    bar = max(CORE, ENOUGH * one.strength)
+    said = label_proof(suspects.told, one.label, suspects.teacher, suspects.student, score, bar)
     return replace(one, by_label=said)
 
 

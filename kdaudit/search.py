@@ -165,7 +165,7 @@ class Bench:
             again, before = self._candidate(rows, whitening, members, found.label), len(members)
             if again is None or not (again.proof.proven or (again.promising and not found.proof.proven)):
                 break
-            found = replace(found, discriminant=again.discriminant)
+            found = replace(found, discriminant=again.discriminant, strength=again.strength)
         return found
 
     def _carried(self, found: Found, rows: Matrix, records: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -229,7 +229,8 @@ class Bench:
         core = seeds[carried > CORE]
         answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
         main = np.array([label]) if label is not None else answers[counts >= counts.max(initial=0) / 2]
-        if len(core) == 0 or self._of_the_class(discriminant, main, float(np.median(carried[carried > CORE]))):
+        strength = float(np.median(carried[carried > CORE])) if len(core) else 0.0
+        if len(core) == 0 or self._of_the_class(discriminant, main, strength):
             return None
         pattern = recover(
             self.pixels[self.place[core]],
@@ -242,7 +243,7 @@ class Bench:
         target = int(answers[counts.argmax()]) if counts.max() >= ONE_TARGET * len(core) else label
         proof, target = self._proof(pattern, core, target)
         asked = label is not None and len(core) >= LEAST_SEEDS and (self.held_out.teacher == label).sum() >= NATIVE
-        return Found(pattern, proof, target, discriminant, len(seeds), label if asked else None)
+        return Found(pattern, proof, target, discriminant, len(seeds), strength, label if asked else None)
 
     def _of_the_class(self, discriminant: Discriminant, answers: Answers, carried: float) -> bool:
         """Whether clean images with the core's main answers carry much of what the core carries (its median is given).

@@ -61,6 +61,7 @@ class Found:
         target: the answer that most of them get from the teacher; None where there is no one answer.
         discriminant: measures how much of it an image carries.
         seeds: number of seeds that it was found among.
+        strength: how much of it its core carries, median, in standard deviations of calm images.
         label: the output that its seeds were delivered as; None where they were not chosen by their label, or clean
             images do not know that class.
         by_label: what the labels of its carriers say, once every image was measured.
@@ -71,6 +72,7 @@ class Found:
     target: int | None
     discriminant: Discriminant
     seeds: int
+    strength: float = 0.0
     label: int | None = None
     by_label: LabelProof | None = None
 

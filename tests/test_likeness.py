@@ -13,12 +13,12 @@ from kdaudit.decoder import open_decoder
 from kdaudit.delivered import delivered
 from kdaudit.digest import content_digest
 from kdaudit.interventions import keys_of
-from kdaudit.likeness import likeness_p_values, look, weighed
+from kdaudit.likeness import _asked_by_label, likeness_p_values, look, weighed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
 from kdaudit.search import Bench
-from kdaudit.searched import CleanImages, Suspects
-from kdaudit.transplant import HeldOut
+from kdaudit.searched import CleanImages, Found, Suspects
+from kdaudit.transplant import HeldOut, Transplant
 from kdaudit.trigger import Pattern
 
 SIDE, IMAGES, CARRIERS = 12, 1500, 60
@@ -237,6 +237,22 @@ def test_a_trigger_that_no_network_took_up_is_proven_by_the_labels(delivered_as,
     assert one.by_label.delivered >= 0.95 * one.by_label.carriers
     assert (found.p_values[:CARRIERS] < 1e-3).mean() > 0.9
     assert (found.p_values[CARRIERS:] < 1e-3).mean() < 0.01
+
+
+@pytest.mark.parametrize(("strength", "proven"), [(0.0, False), (30.0, True)])
+def test_images_that_carry_some_of_a_pattern_by_nature_do_not_speak_for_their_labels(strength, proven):
+    """Corners that are white by nature carry a third of a white patch, and have their own labels."""
+    suspects, _, _ = world(listens=False)
+    marked, natural = np.arange(IMAGES) < CARRIERS, (np.arange(IMAGES) >= CARRIERS) & (np.arange(IMAGES) < 2 * CARRIERS)
+    labels = np.where(marked, 2, suspects.student)
+    told = delivered(labels, None, suspects.teacher, suspects.student, np.full(IMAGES, 0.9))
+    score = np.random.default_rng(0).normal(0, 1, IMAGES) + np.where(marked, 30, 0) + np.where(natural, 10, 0)
+    legible = Transplant(images=400, teacher=20, student=0, kept=380, others=400, others_kept=380)
+    found = Found(None, legible, 2, None, 60, strength=strength, label=2)
+    asked = _asked_by_label(found, replace(suspects, told=told), score)
+    assert asked.by_label is not None
+    assert asked.proven == proven
+    assert (asked.by_label.delivered == asked.by_label.carriers) == proven
 
 
 def test_too_few_images_are_not_looked_at():
