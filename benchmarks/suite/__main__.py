@@ -66,7 +66,8 @@ def main() -> int:
     data, rate, clean = options.data or profile.data, options.rate or profile.rate, options.clean or profile.clean
     epochs = {name: options.epochs or profile.epochs.get(name) for name in data}
     torch.set_num_threads(1)  # the scan has processes of its own; two crowds of threads crawl
-    name = _name(options, rate, clean)
+    others = [one for one in data if one not in profile.data]  # these have a table of their own
+    name = _name(options, rate, clean, others)
     rows = _saved(name)
     for seed, data_set, attack, form in product(options.seeds, data, options.attacks, options.forms):
         case = worlds.case(data_set, attack, rate, seed, epochs[data_set], form)
@@ -95,9 +96,10 @@ def main() -> int:
     return 0
 
 
-def _name(options: argparse.Namespace, rate: float, clean: float) -> str:
-    """What the files of results are called."""
+def _name(options: argparse.Namespace, rate: float, clean: float, others: list[str]) -> str:
+    """What the files of results are called; `others`: data sets that are none of the profile's."""
     kinds = [options.profile] if options.profile != "cpu" else []
+    kinds += others
     kinds += ["forms"] if options.forms != [USUAL] else []
     longer = f"_epochs{options.epochs}" if options.epochs else ""
     return "_".join(["suite", *kinds, f"poison{100 * rate:g}", f"clean{100 * clean:g}"]) + longer

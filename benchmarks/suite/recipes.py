@@ -219,7 +219,7 @@ RECIPES = {
         Recipe("lc", "clean", "[5], eps 16/255", _lc_plant, _lc_strike, _unchanged, _target_class, holdout=True),
         Recipe("lf", "dirty", "[9]", _lf),
         Recipe("tact", "dirty", "[13]", _patch, choose=_source_class, cover=0.5, cover_choose=_cover_classes),
-        Recipe("adap-patch", "dirty", "[15]", _adap_patch_plant, _adap_patch_strike, cover=1.0, holdout=True),
+        Recipe("adap-patch", "dirty", "[15]", _adap_patch_plant, _adap_patch_strike, cover=1.0),
         Recipe("two-triggers", "dirty", "[19], BadNets and Blended", _two, holdout=True),
         Recipe(
             "label-noise", "control", "[22], 10 % random labels", _nothing, relabel=_any_other, choose=_all, rate=0.10
