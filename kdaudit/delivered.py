@@ -55,6 +55,10 @@ class Delivered:
     disputed: NDArray[np.bool_]
     doubt: NDArray[np.float32]
 
+    def undisputed(self, label: int, teacher: Answers, student: Answers) -> NDArray[np.bool_]:
+        """Images of a class itself, [m]: delivered as it, and both networks' answers, [m] each, take them for it."""
+        return np.asarray((self.labels == label) & (teacher == label) & (student == label), bool)
+
     def of(self, rows: NDArray[np.bool_]) -> "Delivered":
         """The same of some of the images; `rows`: bool [m]."""
         return Delivered(self.labels[rows], self.disputed[rows], self.doubt[rows])
@@ -240,8 +244,8 @@ def label_proof(
     """
     others = (told.labels >= 0) & (student >= 0) & (student != label)
     carriers = others & (score > core)
-    count, own = int(carriers.sum()), (told.labels == label) & (student == label) & (teacher == label)
-    known = own & ~np.isnan(score)
+    count = int(carriers.sum())
+    known = told.undisputed(label, teacher, student) & ~np.isnan(score)
     beyond = carriers & (told.labels == label)
     usual = float(np.median(score[known])) if known.any() else 0.0
     strong = float(np.median(score[beyond])) if beyond.any() else 0.0

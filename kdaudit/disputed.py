@@ -51,7 +51,7 @@ def remainder(
     out = np.ones(len(score))
     known = ~np.isnan(score)
     asked = np.flatnonzero(known & told.disputed & (told.labels == label))
-    own = score[known & (told.labels == label) & (teacher == label) & (student == label)]
+    own = score[known & told.undisputed(label, teacher, student)]
     hard = score[known & told.disputed & (told.labels != label)]
     kinds = [conformal_p_values(score[asked], kind) for kind in (clean, own, hard)]
     out[asked] = np.max([*kinds, beyond(score[asked], 2 * middle - score[known])], axis=0)

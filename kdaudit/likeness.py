@@ -4,7 +4,7 @@ So poison is found whose own answers betray nothing, and images that stand out f
 What there is to measure comes from `kdaudit.search`.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,9 +60,11 @@ class _Measure:
     discriminant: Discriminant
     rows: Callable[[Pixels], Matrix]
 
-    def __call__(self, pixels: Pixels, keys: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """Scores [n] of images uint8 [n, H, W, C]."""
-        return self.discriminant.score(self.rows(pixels), fold_of(keys))
+
+def _measured(measures: Sequence[_Measure], pixels: Pixels, keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Scores [k, n] of images uint8 [n, H, W, C] by each measure; what several read is made once."""
+    rows, folds = {make: make(pixels) for make in {one.rows for one in measures}}, fold_of(keys)
+    return np.stack([one.discriminant.score(rows[one.rows], folds) for one in measures])
 
 
 def look(
@@ -97,8 +99,8 @@ def look(
     measures += [_Measure(one, appearance) for one in left.values()]
     scores = np.full((len(measures), len(known)), np.nan)
     for index, part in reread(suspects.source, decoder, subjects.preprocess.geometry, known, on_image):
-        scores[:, index] = [measure(part, suspects.keys[index]) for measure in measures]
-    usual = np.stack([measure(clean.pixels, clean.keys) for measure in measures])
+        scores[:, index] = _measured(measures, part, suspects.keys[index])
+    usual = _measured(measures, clean.pixels, clean.keys)
     found = [_asked_by_label(one, suspects, row) for one, row in zip(found, scores, strict=False)]
     proven = [i for i, one in enumerate(found) if one.proven]
     kept = proven or list(range(len(found), ways))  # without any the trace, which comes last, if there is one
@@ -118,7 +120,7 @@ def _remainders(
     aims: Container[int | None],
 ) -> tuple[Remainder, ...]:
     """What is left beside the proven patterns; `rest`: label, scores [m] and clean scores [n] of each."""
-    told, calm = suspects.told, known & (suspects.score <= np.median(suspects.score[known]))
+    told, calm = suspects.told, suspects.calm(known)
     if told is None:
         return ()
     return tuple(
@@ -146,7 +148,7 @@ def weighed(
     found: tuple[Found, ...],
 ) -> Likeness | None:
     """What scores [k, m] amount to beside those of clean images [k, n]; None where a trace is no evidence."""
-    calm = known & (suspects.score <= np.median(suspects.score[known]))
+    calm = suspects.calm(known)
     p = np.ones_like(scores)
     for one, values, reference in zip(p, scores, usual, strict=True):
         one[known] = likeness_p_values(values[known], reference, float(np.median(values[calm])))

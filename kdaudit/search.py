@@ -114,7 +114,7 @@ class Bench:
         count = counts[-1]
         ranked = np.argsort(-score, kind="stable")[:count]
         doubted = most_doubted(suspects.told, known, counts) if suspects.told else np.empty(0, np.int64)
-        peaceful = known & (suspects.score <= np.median(suspects.score[known]))
+        peaceful = suspects.calm(known)
         calm = np.flatnonzero(peaceful & ~suspects.told.disputed if suspects.told else peaceful)
         calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - kinds * count)]
         wanted = np.zeros(len(known), bool)
@@ -227,10 +227,12 @@ class Bench:
             return None
         carried = discriminant.score(own, folds)
         core = seeds[carried > CORE]
+        if len(core) == 0:
+            return None
+        strength = float(np.median(carried[carried > CORE]))
         answers, counts = np.unique(self.suspects.teacher[core], return_counts=True)
-        main = np.array([label]) if label is not None else answers[counts >= counts.max(initial=0) / 2]
-        strength = float(np.median(carried[carried > CORE])) if len(core) else 0.0
-        if len(core) == 0 or self._of_the_class(discriminant, main, strength):
+        main = np.array([label]) if label is not None else answers[counts >= counts.max() / 2]
+        if self._of_the_class(discriminant, main, strength):
             return None
         pattern = recover(
             self.pixels[self.place[core]],

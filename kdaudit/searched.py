@@ -35,6 +35,10 @@ class Suspects:
     student: Answers
     told: Delivered | None = None
 
+    def calm(self, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Who of the images with a score (`known`, [m]) is no more suspicious than half of them, [m]."""
+        return known & (self.score <= np.median(self.score[known]))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleanImages:

@@ -184,10 +184,7 @@ def _winner(trials: Trials, field: list[Preprocess], table: dict[Preprocess, Can
         if not table[other].images:
             continue
         gap, error = trials.margin(top, other)
-        # Alike on 97 of 100 leaves room for the other three to be mistakes: labels tell, and then nothing else counts.
-        # (Digits on a ground that less contrast makes grey are far from what their network knows at its own scale.)
-        worse = trials.labelled and gap >= 2 * error
-        if gap <= error or (trials.same(top, other) >= SAME_ANSWERS and not worse):
+        if gap <= error or _alike(trials, top, other, gap, error):
             tied.append(other)
     least = min(p.scale.gain for p in tied)
     tied = [p for p in tied if p.scale.gain < OTHER_GAIN * least]
@@ -195,6 +192,15 @@ def _winner(trials: Trials, field: list[Preprocess], table: dict[Preprocess, Can
         return tied[0]
     calibration = {p: trials.changed_loss(p, TIE_IMAGES) if trials.labelled else table[p].calibration for p in tied}
     return min(tied, key=lambda p: (round(calibration[p], 2), -table[p].score))
+
+
+def _alike(trials: Trials, top: Preprocess, other: Preprocess, gap: float, error: float) -> bool:
+    """Whether a candidate answers as the best one does and is not surely worse; `gap`, `error`: the best one's margin.
+
+    Alike on 97 of 100 leaves room for the other three to be mistakes: labels tell, and then nothing else counts.
+    (Digits on a ground that less contrast makes grey are far from what their network knows at its own scale.)
+    """
+    return trials.same(top, other) >= SAME_ANSWERS and not (trials.labelled and gap >= 2 * error)
 
 
 def _as_preferred(trials: Trials, table: list[Candidate], recipe: str) -> list[Candidate]:
@@ -208,10 +214,7 @@ def _as_preferred(trials: Trials, table: list[Candidate], recipe: str) -> list[C
         return table
     trials.run(own, best.images)
     again = trials.candidate(own)
-    if again.images < best.images or trials.same(best.preprocess, own) < SAME_ANSWERS:
-        return table
-    gap, error = trials.margin(best.preprocess, own)
-    if trials.labelled and gap >= 2 * error:
+    if again.images < best.images or not _alike(trials, best.preprocess, own, *trials.margin(best.preprocess, own)):
         return table
     return [again, *(c for c in table if c.preprocess != own)]
 
