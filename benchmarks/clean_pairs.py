@@ -14,12 +14,9 @@ controls are distilled hastily (300 steps): controls that know some classes badl
 
 import argparse
 import csv
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -94,32 +91,20 @@ def world(data: str, seed: int) -> tuple[Path, Path]:
 
 def audit(pair: Pair) -> None:
     """Scan, unless it is done."""
-    if finished(pair) is None:
+    if lab.finished(pair.run) is None:
         if pair.data == "digits":
             places, more = digits(pair), ["--steps", "300"]
         else:
             places, more = (lab.SHARED / "models" / "real" / pair.model, *world(pair.data, pair.seed)), []
-        model, delivery, pool = map(str, places)
-        line = [sys.executable, "-m", "kdaudit", "scan", model, delivery, "--clean", pool, "-o", str(pair.run), *more]
-        line += ["--no-repair", "--exit-zero", "--quiet"]
-        done = subprocess.run([*line, "--seed", str(pair.seed)], capture_output=True, text=True, check=False)
-        if done.returncode not in (0, 3):
-            raise SystemExit(f"{pair}: exit code {done.returncode}: {done.stderr.strip()}")
+        model, delivery, pool = places
+        more += ["--no-repair", "--exit-zero", "--quiet", "--seed", str(pair.seed)]
+        lab.kdaudit("scan", model, delivery, "--clean", pool, "-o", pair.run, *more, allowed=(0, 3))
     print(row(pair), flush=True)
-
-
-def finished(pair: Pair) -> dict[str, Any] | None:
-    """The report, if there is a finished one."""
-    path = pair.run / "report.json"
-    if not path.exists():
-        return None
-    report: dict[str, Any] = json.loads(path.read_text())
-    return report if report["status"] == "finished" else None
 
 
 def row(pair: Pair) -> str:
     """The line of the table."""
-    report = finished(pair)
+    report = lab.finished(pair.run)
     if report is None:
         return f"| {pair.model} | {pair.data} | {pair.seed} | not finished | | | | |"
     fidelity, flagged = report["control"]["fidelity"], report["judgement"]["flagged"]
@@ -143,8 +128,8 @@ def main() -> None:
     if not given.table:
         for pair in chosen:
             audit(pair)
-    done = [pair for pair in chosen if finished(pair) is not None]
-    verdicts = [finished(pair)["verdict"] for pair in done]  # type: ignore[index]
+    done = [pair for pair in chosen if lab.finished(pair.run) is not None]
+    verdicts = [lab.finished(pair.run)["verdict"] for pair in done]  # type: ignore[index]
     counted = ", ".join(f"{verdicts.count(v)} {v}" for v in ("PASSED", "INCONCLUSIVE", "FAILED"))
     table = [
         "# Clean pairs: honest models, published data",

@@ -8,12 +8,16 @@ Ground truth (which images were poisoned) lives here and never in the package. D
 import csv
 import datetime
 import io
+import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -243,6 +247,23 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def kdaudit(*words: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
+    """Run a command of the tool as users do; an exit code that is not allowed ends the benchmark with its words."""
+    line = [sys.executable, "-m", "kdaudit", *map(str, words)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode not in allowed:
+        raise SystemExit(f"{' '.join(line[2:])}\nended with {done.returncode}: {done.stderr.strip()}")
+
+
+def finished(run: Path) -> dict[str, Any] | None:
+    """The report of a run directory, if there is a finished one."""
+    path = run / "report.json"
+    if not path.exists():
+        return None
+    report: dict[str, Any] = json.loads(path.read_text())
+    return report if report["status"] == "finished" else None
 
 
 def write_result(name: str, text: str) -> None:

@@ -7,8 +7,6 @@ $KDAUDIT_LAB and resume.
 """
 
 import argparse
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from itertools import product
@@ -21,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import lab
-from benchmarks.suite import worlds
+from benchmarks.suite import measure, worlds
 from benchmarks.suite.__main__ import PROFILES
 from benchmarks.suite.recipes import RECIPES
 
@@ -52,35 +50,32 @@ class Small:
 def audit(small: Small, clean: float) -> None:
     """Compare teacher and control on it, unless that is done."""
     run, delivery = small.folder / "run", small.folder / "delivery" / "train.parquet"
-    if (run / "kept.csv").exists():
+    if lab.finished(run) is not None:
         return
     drawn = pq.read_table(small.case.delivery).take(pa.array(small.rows()))
     delivery.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(drawn if small.labelled else drawn.select(["image"]), delivery, row_group_size=500)
     control = small.case.folder / f"control-{clean:g}.onnx"
     pool = worlds.pool(small.case.data, clean, small.case.seed)
-    line = [sys.executable, "-m", "kdaudit", "compare", small.case.teacher, control, delivery.parent, "--clean", pool]
-    line += ["-o", run, "--exit-zero", "--quiet", "--seed", str(small.case.seed)]
-    done = subprocess.run([str(part) for part in line], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{small.folder.name}: exit code {done.returncode}: {done.stderr.strip()}")
+    more = ("--exit-zero", "--quiet", "--seed", str(small.case.seed))
+    lab.kdaudit("compare", small.case.teacher, control, delivery.parent, "--clean", pool, "-o", run, *more)
 
 
 def row(small: Small) -> str:
     """The line of the table; empty where it was not audited."""
-    run, truth, names = small.folder / "run", small.case.truth(), small.case.names()
-    if not (run / "kept.csv").exists():
+    run, rows = small.folder / "run", small.rows()
+    report = lab.finished(run)
+    if report is None:
         return ""
-    report = json.loads((run / "report.json").read_text())
     table = pq.read_table(run / "samples.parquet", columns=["path", "flag"]).to_pydict()
-    flagged = {path for path, flag in zip(table["path"], table["flag"], strict=True) if flag}
-    flags = np.array([names[i] in flagged or Path(names[i]).name in flagged for i in small.rows()])
-    poison, cover = (truth[name][small.rows()] for name in ("poison", "cover"))
-    hits, wrong = int((flags & poison).sum()), int((flags & ~poison & ~cover).sum())
+    names = small.case.names()
+    flags = np.asarray(table["flag"], bool)[measure.in_order(table["path"], [names[i] for i in rows])]
+    truth = {name: column[rows] for name, column in small.case.truth().items()}
+    found = measure.rates(flags, None, measure.judged_of(truth))
     rules = ", ".join(f["rule"] for f in report["findings"])
     return (
         f"| {small.case.recipe.name} | {small.size:,} | {'yes' if small.labelled else 'no'} | {report['verdict']} | "
-        f"{hits} of {int(poison.sum())} | {wrong} | {rules} |"
+        f"{found['hits']} of {found['poison']} | {found['wrong']} | {rules} |"
     )
 
 

@@ -1,10 +1,7 @@
 """One row of the table: kdaudit's public command on a case, its outputs against the truth, and the peers beside it."""
 
 import json
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks import lab
 from benchmarks.lab import Images
 from benchmarks.suite import peers, worlds
 from benchmarks.suite.forms import FORMS
@@ -57,7 +55,7 @@ def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: b
             old.unlink(missing_ok=True)
     seed = ("--seed", str(case.seed), "--quiet")
     # As a scan finds it by the delivery's labels; on MNIST's pool alone another scale looks as good.
-    told = ("--preprocess", FORMS[case.form].feed(worlds.source(case.data)[0].pixels.shape[1:]).recipe)
+    told = ("--preprocess", FORMS[case.form].feed(worlds.loaded(case.data, "test").pixels.shape[1:]).recipe)
     spent = {
         "distil": _spent(notes[0], "distill", case.teacher, pool, "-o", control, *told, *seed),
         "audit": _spent(
@@ -95,10 +93,7 @@ def _spent(note: Path, *command: str | Path) -> float | None:
     def run() -> Row:
         resumed = note.with_name(note.name.removesuffix(".json")).is_dir()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        line = [sys.executable, "-m", "kdaudit", *map(str, command)]
-        done = subprocess.run(line, capture_output=True, text=True, env=os.environ, check=False)
-        if done.returncode:
-            raise SystemExit(f"kdaudit {command[0]} ended with {done.returncode} for {note}: {done.stderr.strip()}")
+        lab.kdaudit(*command)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return {"cpu": None if resumed else spent}
@@ -111,9 +106,9 @@ def _audited(case: Case, share: float, run: Path) -> Row:
     """What the audit says, against the truth."""
     report = json.loads((run / "report.json").read_text())
     truth = case.truth()
-    judged = _judged(truth)
+    judged = judged_of(truth)
     table = pq.read_table(run / "samples.parquet").to_pydict()
-    order = _order(table["path"], case.names())
+    order = in_order(table["path"], case.names())
     columns = {name: np.asarray(table[name])[order] for name in ("flag", "teacher_top1", "student_top1", "p_value")}
     flag, answers = columns["flag"].astype(bool), columns["teacher_top1"]
     own = rates(flag, -columns["p_value"].astype(np.float64), judged)
@@ -141,7 +136,8 @@ def _audited(case: Case, share: float, run: Path) -> Row:
     }
 
 
-def _judged(truth: dict[str, NDArray[Any]]) -> Truth:
+def judged_of(truth: dict[str, NDArray[Any]]) -> Truth:
+    """What is held against a method; cover images are neither poison nor innocent."""
     return Truth(truth["poison"], ~truth["poison"] & ~truth["cover"])
 
 
@@ -168,7 +164,7 @@ def auroc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float
     return float(ranks.mean() / 2 / len(low))
 
 
-def _order(paths: list[str], wanted: list[str]) -> NDArray[np.int64]:
+def in_order(paths: list[str], wanted: list[str]) -> NDArray[np.int64]:
     """Rows of the run's table in the delivery's order."""
     place = {path.split("::")[-1]: i for i, path in enumerate(paths)}
     return np.array([place[path] for path in wanted], np.int64)
@@ -186,7 +182,7 @@ def _success(case: Case, model: Path) -> Row:
 
 def _peers(case: Case, pool: Path) -> Row:
     truth, pixels = case.truth(), worlds.decoded(case.delivery)
-    judged = _judged(truth)
+    judged = judged_of(truth)
     given = Images(pixels, truth["labels"], worlds.source(case.data)[0].classes)
     form = FORMS[case.form]
     layer = peers.features(case.teacher, pixels, form.feed(pixels.shape[1:]))
