@@ -272,5 +272,5 @@ def demand_sound(control: Control) -> None:
 
 
 def training_threads(bench: Workbench) -> int:
-    """Threads for torch: the thread that draws the batches needs a core of its own, or both crowds crawl."""
-    return cores() if bench.device != "cpu" else max(1, cores() - 1)
+    """Threads for torch on the cores: those that draw the batches need cores of their own, or both crowds crawl."""
+    return max(1, cores() - 1) if bench.device == "cpu" else 1

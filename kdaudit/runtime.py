@@ -25,6 +25,7 @@ ORT_NAMES = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 TENSORRT = "libnvinfer.so.10"  # what onnxruntime's provider links against
+_BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC
 _QUIET = 4  # onnxruntime's "fatal": what went wrong arrives as an exception, not on the user's terminal
 
 
@@ -138,6 +139,17 @@ def gpu_architecture(device: int) -> str:
     return "sm_{}{}".format(*found)
 
 
+def sleep_while_waiting(device: int) -> None:
+    """Let threads of this process that wait for a GPU sleep until it is done.
+
+    CUDA's own choice is to ask again and again, a core for each thread that waits: cores that the decoder needs. It
+    takes effect where the driver knows the call, whoever else uses the device.
+    """
+    driver, handle = _driver(), ctypes.c_int(0)
+    if driver is not None and driver.cuDeviceGet(ctypes.byref(handle), device) == 0:
+        driver.cuDevicePrimaryCtxSetFlags_v2(handle, ctypes.c_uint(_BLOCKING_SYNC))
+
+
 def engine_versions() -> tuple[str, str]:
     """Versions of onnxruntime and of TensorRT's library; the second is 0 where there is none."""
     try:
@@ -220,6 +232,8 @@ def _load(model: bytes, wanted: str, threads: int, gpu: Gpu) -> "InferenceSessio
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     providers = provider_options(wanted, gpu)
+    if wanted != "cpu":
+        sleep_while_waiting(gpu.device)
     if wanted != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds the CUDA libraries that pip installed
     try:

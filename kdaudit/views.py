@@ -5,7 +5,7 @@ clean images: a suspect or synthetic image in a mixture can carry a trigger into
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pixels = NDArray[np.float32]
+
+VALUES_AT_ONCE = 1 << 20
+"""Numbers that are moved and mixed together: they stay in a cache, and their memory is used again for the next ones (at
+224 px, taking it anew from the system for a whole batch was most of the work)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +51,69 @@ def generator_of(seed: int, *keys: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=keys))
 
 
-def shifted(pixels: Pixels, shift: float, generator: np.random.Generator) -> Pixels:
-    """Translate each image [B, H, W, C] by its own random whole number of pixels."""
-    batch, height, width, _ = pixels.shape
-    reach_y, reach_x = round(shift * height), round(shift * width)
-    if reach_y == reach_x == 0:
-        return pixels
-    dy = generator.integers(-reach_y, reach_y + 1, (batch, 1))
-    dx = generator.integers(-reach_x, reach_x + 1, (batch, 1))
-    rows = np.clip(np.arange(height) + dy, 0, height - 1)
-    columns = np.clip(np.arange(width) + dx, 0, width - 1)
-    moved: Pixels = pixels[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return moved
+class Moves(NamedTuple):
+    """How the images of one step are moved; drawn for all of them before any is touched."""
+
+    down: NDArray[np.int64]  # [batch], pixels from which each row is taken further down
+    right: NDArray[np.int64]  # [batch], the same for columns
+    turned: NDArray[np.bool_]  # [batch], mirrored left and right
+    scaled: tuple[int, int]  # height and width that all of them are brought to
+    corner: tuple[int, int]  # where in that the window of the old size begins, y and x
 
 
-def flipped(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Mirror a random half of the images [B, H, W, C]."""
-    turn = generator.random(len(pixels)) < 0.5
-    return np.where(turn[:, None, None, None], pixels[:, :, ::-1], pixels)
+def draw_moves(recipe: ViewRecipe, batch: int, size: tuple[int, int], generator: np.random.Generator) -> Moves:
+    """Draw what happens to a batch of images of a size: each is moved by itself, all are scaled by one factor."""
+    height, width = size
+    reach_y, reach_x = round(recipe.shift * height), round(recipe.shift * width)
+    down = right = np.zeros(batch, np.int64)
+    if reach_y or reach_x:
+        down = generator.integers(-reach_y, reach_y + 1, batch)
+        right = generator.integers(-reach_x, reach_x + 1, batch)
+    turned = generator.random(batch) < 0.5 if recipe.flip else np.zeros(batch, bool)
+    if recipe.zoom <= 0:
+        return Moves(down, right, turned, size, (0, 0))
+    factor = 1 + recipe.zoom * generator.random()
+    scaled = (max(height, round(height * factor)), max(width, round(width * factor)))
+    y, x = (int(generator.integers(0, big - side + 1)) for big, side in zip(scaled, size, strict=True))
+    return Moves(down, right, turned, scaled, (y, x))
 
 
-def zoomed(pixels: Pixels, zoom: float, generator: np.random.Generator) -> Pixels:
-    """Scale the whole batch by one random factor in 1..1+zoom (bilinear) and cut a random window."""
+def moved(pixels: NDArray[np.uint8] | Pixels, moves: Moves, first: int = 0) -> Pixels:
+    """Move images [B, H, W, C] as was drawn for them; edges are repeated, scaling is bilinear.
+
+    Args:
+        pixels: some of the batch, in its order.
+        moves: what was drawn for the whole batch.
+        first: which of the batch the first one is.
+    """
+    there: Pixels = np.empty(pixels.shape, np.float32)
+    for image, to, turned, down, right in zip(
+        pixels, there, *(part[first:] for part in (moves.turned, moves.down, moves.right)), strict=False
+    ):
+        _shift(image, to[:, ::-1] if turned else to, int(down), int(right))
+    return there if moves.scaled == pixels.shape[1:3] else _window(there, moves)
+
+
+def _shift(image: NDArray[Any], to: Pixels, down: int, right: int) -> None:
+    """Write an image [H, W, C] into another place, its rows and columns taken from so many pixels further on."""
+    height, width, _ = to.shape
+    top, bottom = max(0, -down), height - max(0, down)
+    left, end = max(0, -right), width - max(0, right)
+    to[top:bottom, left:end] = image[top + down : bottom + down, left + right : end + right]
+    to[top:bottom, :left] = to[top:bottom, left : left + 1]
+    to[top:bottom, end:] = to[top:bottom, end - 1 : end]
+    to[:top] = to[top]
+    to[bottom:] = to[bottom - 1]
+
+
+def _window(pixels: Pixels, moves: Moves) -> Pixels:
     import torch
     import torch.nn.functional as F
 
     _, height, width, _ = pixels.shape
-    factor = 1 + zoom * generator.random()
-    size = (max(height, round(height * factor)), max(width, round(width * factor)))
-    y = int(generator.integers(0, size[0] - height + 1))
-    x = int(generator.integers(0, size[1] - width + 1))
-    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-    larger = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+    y, x = moves.corner
+    planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+    larger = F.interpolate(planes, size=moves.scaled, mode="bilinear", align_corners=False)
     window: Pixels = larger[:, :, y : y + height, x : x + width].permute(0, 2, 3, 1).contiguous().numpy()
     return window
 
@@ -121,24 +156,26 @@ def draw_views(images: Rows, batch: int, recipe: ViewRecipe, seed: int, step: in
     generator = generator_of(seed, 1, step)
     # Walking through fresh permutations shows every image equally often; drawing with replacement would not.
     order = _walk(len(images), batch, seed, step)
-    first = _changed(images[order].astype(np.float32), recipe, generator)
-    if recipe.mix <= 0:
-        return Views(order, order, first, np.ones(batch, np.float32))
-    partners = generator.integers(0, len(images), batch)
-    second = _changed(images[partners].astype(np.float32), recipe, generator)
-    weight = generator.random(batch).astype(np.float32)
-    weight[generator.random(batch) >= recipe.mix] = 1.0
-    w = weight[:, None, None, None]
-    return Views(order, partners, w * first + (1 - w) * second, weight)
-
-
-def _changed(pixels: Pixels, recipe: ViewRecipe, generator: np.random.Generator) -> Pixels:
-    pixels = shifted(pixels, recipe.shift, generator)
-    if recipe.flip:
-        pixels = flipped(pixels, generator)
-    if recipe.zoom > 0:
-        pixels = zoomed(pixels, recipe.zoom, generator)
-    return pixels
+    shape = images[order[:1]].shape[1:]
+    moves = draw_moves(recipe, batch, (shape[0], shape[1]), generator)
+    parts = [(order, moves)]
+    partners, weight = order, np.ones(batch, np.float32)
+    if recipe.mix > 0:
+        partners = generator.integers(0, len(images), batch)
+        parts.append((partners, draw_moves(recipe, batch, (shape[0], shape[1]), generator)))
+        weight = generator.random(batch).astype(np.float32)
+        weight[generator.random(batch) >= recipe.mix] = 1.0
+    views = np.empty((batch, *shape), np.float32)
+    few = max(1, VALUES_AT_ONCE // views[0].size)
+    for first in range(0, batch, few):
+        some = slice(first, first + few)
+        one, *other = (moved(images[index[some]], to, first) for index, to in parts)
+        if other:
+            share = weight[some, None, None, None]
+            one *= share
+            one += (1 - share) * other[0]
+        views[some] = one
+    return Views(order, partners, views, weight)
 
 
 def _walk(n: int, batch: int, seed: int, step: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdaudit import training
 from kdaudit.student import StudentSpec, build
-from kdaudit.training import Schedule, train
+from kdaudit.training import MOST_DRAWERS, Schedule, drawers_for, train
 
 torch.set_num_threads(1)
 
@@ -38,7 +38,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def no_thread_is_left() -> bool:
-    return not [t for t in threading.enumerate() if t.name == "kdaudit-draw"]
+    return not [t for t in threading.enumerate() if t.name.startswith("kdaudit-draw")]
 
 
 class Stop(Exception):
@@ -81,6 +81,34 @@ def test_every_step_is_drawn_once_and_in_order():
 
     train(fresh(), noted, F.cross_entropy, PLAN)
     assert drawn == list(range(24))
+
+
+def test_batches_that_several_threads_draw_are_learned_from_in_order(monkeypatch):
+    alone, together = fresh(), fresh()
+    expected = train(alone, draw, F.cross_entropy, PLAN)
+    later = threading.Event()
+
+    def overtaken(step: int) -> tuple[Tensor, Tensor]:
+        if step == 1:
+            later.set()
+        if step == 0:
+            assert later.wait(60)  # the second step is drawn before the first
+        return draw(step)
+
+    monkeypatch.setattr("kdaudit.training.drawers_for", lambda _device: 3)
+    curve = train(together, overtaken, F.cross_entropy, PLAN)
+    assert curve.losses == expected.losses
+    assert same(weights(together), weights(alone))
+    assert no_thread_is_left()
+
+
+def test_a_cpu_keeps_its_cores_for_the_control_and_a_gpu_leaves_them_to_those_who_draw(monkeypatch):
+    monkeypatch.setattr("kdaudit.training.cores", lambda: 6)
+    assert (drawers_for("cpu"), drawers_for("cuda")) == (1, 5)
+    monkeypatch.setattr("kdaudit.training.cores", lambda: 64)
+    assert drawers_for("cuda") == MOST_DRAWERS
+    monkeypatch.setattr("kdaudit.training.cores", lambda: 1)
+    assert drawers_for("cuda") == 1
 
 
 def test_epochs_are_told_and_the_last_may_be_short():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdaudit.distillation import to_planes
-from kdaudit.views import ViewRecipe, draw_views, flipped, generator_of, shifted, zoomed
+from kdaudit.views import ViewRecipe, draw_moves, draw_views, generator_of, moved
 
 torch.set_num_threads(1)
 
@@ -70,10 +70,10 @@ def test_without_mixture_a_view_is_the_shifted_image_that_its_order_names():
 
 def test_a_shift_moves_whole_pixels_and_repeats_the_edges():
     pool = images().astype(np.float32)
-    moved = shifted(pool, 0.2, generator_of(0))
+    there = moved(pool, draw_moves(ViewRecipe(shift=0.2), 20, (12, 14), generator_of(0)))
     reach_y, reach_x = round(0.2 * 12), round(0.2 * 14)
     seen = set()
-    for before, after in zip(pool, moved, strict=True):
+    for before, after in zip(pool, there, strict=True):
         wide = np.pad(before, ((reach_y, reach_y), (reach_x, reach_x), (0, 0)), mode="edge")
         places = [
             (y, x)
@@ -88,12 +88,12 @@ def test_a_shift_moves_whole_pixels_and_repeats_the_edges():
 
 def test_no_shift_at_all_for_images_too_small_to_move():
     pool = images(side=3).astype(np.float32)
-    assert np.array_equal(shifted(pool, 0.1, generator_of(0)), pool)
+    assert np.array_equal(moved(pool, draw_moves(ViewRecipe(shift=0.1), 20, (3, 5), generator_of(0))), pool)
 
 
 def test_about_half_of_the_images_are_mirrored():
     pool = images(n=300, side=4).astype(np.float32)
-    turned = flipped(pool, generator_of(0))
+    turned = moved(pool, draw_moves(ViewRecipe(shift=0, flip=True), 300, (4, 6), generator_of(0)))
     same = (turned == pool).all((1, 2, 3))
     assert ((turned == pool[:, :, ::-1]).all((1, 2, 3)) | same).all()
     assert 100 < same.sum() < 200
@@ -101,14 +101,33 @@ def test_about_half_of_the_images_are_mirrored():
 
 def test_a_zoom_keeps_size_and_range():
     pool = images().astype(np.float32)
-    seen = [zoomed(pool, 0.5, generator_of(step)) for step in range(5)]
+    recipe = ViewRecipe(shift=0, zoom=0.5)
+    seen = [moved(pool, draw_moves(recipe, 20, (12, 14), generator_of(step))) for step in range(5)]
     for picture in seen:
         assert picture.shape == pool.shape
         assert picture.dtype == np.float32
         assert picture.min() >= 0
         assert picture.max() <= 255
     assert not np.array_equal(seen[0], seen[1])
-    assert np.allclose(zoomed(pool, 0.0, generator_of(0)), pool)
+
+
+@pytest.mark.parametrize("recipe", [ViewRecipe(), ALL])
+def test_a_view_does_not_depend_on_how_many_are_made_at_once(monkeypatch, recipe):
+    pool = images()
+    whole = draw_views(pool, 30, recipe, 0, 1)
+    for few in (1, 7):
+        monkeypatch.setattr("kdaudit.views.VALUES_AT_ONCE", few * pool[0].size)
+        assert np.array_equal(draw_views(pool, 30, recipe, 0, 1).pixels, whole.pixels)
+
+
+def test_a_mirrored_image_is_moved_first(monkeypatch):
+    pool = images(n=60, side=8).astype(np.float32)
+    recipe = ViewRecipe(shift=0.3, flip=True)
+    moves = draw_moves(recipe, 60, (8, 10), generator_of(4))
+    plain = moved(pool, moves._replace(turned=np.zeros(60, bool)))
+    turned = moves.turned[:, None, None, None]
+    assert np.array_equal(moved(pool, moves), np.where(turned, plain[:, :, ::-1], plain))
+    assert 10 < moves.turned.sum() < 50
 
 
 def test_the_share_of_mixtures_is_the_recipes():
