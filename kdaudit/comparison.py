@@ -18,7 +18,7 @@ from kdaudit.clock import Laps
 from kdaudit.compared import Comparison, concatenate
 from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of, parse_step, perturbed
 from kdaudit.looks import Both, Look, ask_both, look_of
-from kdaudit.machine import GPU_BATCH
+from kdaudit.machine import GPU_BATCH, gpu_batch
 from kdaudit.onegraph import OneGraph
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Decoder, Geometry, Record, Status
@@ -76,7 +76,7 @@ class Subjects:
 def usual_batch(geometry: Geometry, provider: str) -> int:
     """Images per batch where nobody asked for another number."""
     if provider != "cpu":
-        return USUAL_BATCH
+        return gpu_batch(max(geometry.height, geometry.width))
     return min(max(BATCH_PIXELS // (geometry.height * geometry.width), 8), USUAL_BATCH)
 
 

@@ -50,7 +50,9 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
     both = Subjects(bench.session, control.session, bench.preprocess, partners, plan, guarded=control.guarded)
     if not plan.steps:
-        return _as_one(both, pool.pixels[control.parts.held_out], settings.graph, placement(settings))
+        return _as_one(
+            both, pool.pixels[control.parts.held_out], settings.graph, placement(settings, bench.signature.side)
+        )
     if not bench.session.features:
         return both
     plain = replace(both, plan=InterventionPlan((), settings.seed))
@@ -58,7 +60,7 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     ids = [pool.ids[i] for i in part]
     seen = compare_pixels(plain, pool.pixels[part], ids, batch=_batch(bench, settings), workers=bench.workers)
     both = replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
-    return _as_one(both, pool.pixels[part], settings.graph, placement(settings))
+    return _as_one(both, pool.pixels[part], settings.graph, placement(settings, bench.signature.side))
 
 
 def _as_one(both: Subjects, pixels: NDArray[np.uint8], graph: str, where: Placement) -> Subjects:
@@ -108,7 +110,7 @@ def _rounding(bench: Workbench, pixels: NDArray[np.uint8], settings: Settings) -
         bench.signature,
         provider=settings.provider,
         confined=True,
-        placement=replace(placement(settings), fp16=False, tf32=False),
+        placement=replace(placement(settings, bench.signature.side), fp16=False, tf32=False),
     )
     try:
         tensor = bench.preprocess.apply(pixels)

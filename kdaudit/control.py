@@ -151,7 +151,10 @@ def make_control(
         )
     data = path.read_bytes()
     session = open_session(
-        data, control_signature(bench.signature), provider=settings.provider, placement=placement(settings)
+        data,
+        control_signature(bench.signature),
+        provider=settings.provider,
+        placement=placement(settings, bench.signature.side),
     )
     digest = hashlib.sha256(data).hexdigest()
     return Control(
@@ -225,7 +228,11 @@ def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, setti
         )
     signature = control_signature(bench.signature)
     session = open_session(
-        given.model, signature, provider=settings.provider, confined=True, placement=placement(settings)
+        given.model,
+        signature,
+        provider=settings.provider,
+        confined=True,
+        placement=placement(settings, bench.signature.side),
     )
     parts = split(pool, int(found["kdaudit.seed"]))
     agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])

@@ -54,3 +54,8 @@ class Signature:
     label_output: str | None = None
     map_output: str | None = None
     features: str | None = None
+
+    @property
+    def side(self) -> int | None:
+        """The longer side of what it takes, pixels; None where the graph leaves one open."""
+        return None if self.height is None or self.width is None else max(self.height, self.width)

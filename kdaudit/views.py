@@ -86,24 +86,24 @@ def moved(pixels: NDArray[np.uint8] | Pixels, moves: Moves, first: int = 0) -> P
         moves: what was drawn for the whole batch.
         first: which of the batch the first one is.
     """
-    there: Pixels = np.empty(pixels.shape, np.float32)
-    for image, to, turned, down, right in zip(
-        pixels, there, *(part[first:] for part in (moves.turned, moves.down, moves.right)), strict=False
-    ):
-        _shift(image, to[:, ::-1] if turned else to, int(down), int(right))
+    some = slice(first, first + len(pixels))
+    here = _shifted(pixels, moves.down[some], moves.right[some])
+    there = here.astype(np.float32)
+    turned = moves.turned[some]
+    there[turned] = here[turned][:, :, ::-1]
     return there if moves.scaled == pixels.shape[1:3] else _window(there, moves)
 
 
-def _shift(image: NDArray[Any], to: Pixels, down: int, right: int) -> None:
-    """Write an image [H, W, C] into another place, its rows and columns taken from so many pixels further on."""
-    height, width, _ = to.shape
-    top, bottom = max(0, -down), height - max(0, down)
-    left, end = max(0, -right), width - max(0, right)
-    to[top:bottom, left:end] = image[top + down : bottom + down, left + right : end + right]
-    to[top:bottom, :left] = to[top:bottom, left : left + 1]
-    to[top:bottom, end:] = to[top:bottom, end - 1 : end]
-    to[:top] = to[top]
-    to[bottom:] = to[bottom - 1]
+def _shifted(pixels: NDArray[Any], down: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[Any]:
+    """Images [B, H, W, C], the rows and columns of each taken from so many pixels further on."""
+    y, x = int(np.abs(down).max()), int(np.abs(right).max())
+    if y == x == 0:
+        return pixels
+    # All in a few calls: a loop over the images would hold the lock that the thread which learns is waiting for.
+    wide = np.pad(pixels, ((0, 0), (y, y), (x, x), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(wide, pixels.shape[1:], (1, 2, 3))
+    taken: NDArray[Any] = windows[np.arange(len(pixels)), y + down, x + right, 0]
+    return taken
 
 
 def _window(pixels: Pixels, moves: Moves) -> Pixels:

@@ -14,7 +14,7 @@ from kdaudit.decoder import open_decoder
 from kdaudit.digest import joint_digest
 from kdaudit.errors import DataError, DeviceMissing, KdauditError, UsageError
 from kdaudit.fitting import Fitted, fit
-from kdaudit.machine import GPU_BATCH, Placement, choose_device, cores
+from kdaudit.machine import Placement, choose_device, cores, gpu_batch
 from kdaudit.multiplicity import PRICE
 from kdaudit.opening import open_session
 from kdaudit.pool import CALIBRATION_SHARE
@@ -150,9 +150,8 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
         ModelRefused: onnxruntime does not run the model.
     """
     device = choose_device(settings.device)
-    session = open_session(
-        teacher.model, teacher.signature, provider=settings.provider, confined=True, placement=placement(settings)
-    )
+    where = placement(settings, teacher.signature.side)
+    session = open_session(teacher.model, teacher.signature, provider=settings.provider, confined=True, placement=where)
     if settings.fp16 and session.provider != "tensorrt":
         session.close()
         raise UsageError(f"--fp16 is TensorRT's, and the model runs on {session.provider}: add --provider tensorrt")
@@ -164,13 +163,14 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
             f"--require-gpu: the control would be trained on {device} and the models run on {session.provider}; "
             "run `kdaudit doctor` to see what is missing"
         )
-    decoder = open_decoder(settings.decoder, device="cuda" if session.provider != "cpu" else "cpu", pool=cores())
+    nearby = "cpu" if session.provider == "cpu" else "cuda"
+    decoder = open_decoder(settings.decoder, device=nearby, pool=cores(), side=teacher.signature.side)
     return Workbench(teacher, session, decoder, device, settings.workers or cores())
 
 
-def placement(settings: Settings) -> Placement:
-    """On which GPUs the networks run, and how."""
-    return Placement(settings.gpus, settings.fp16, settings.batch_size or GPU_BATCH, settings.tf32)
+def placement(settings: Settings, side: int | None) -> Placement:
+    """On which GPUs the networks run, and how; given `Signature.side` of the model."""
+    return Placement(settings.gpus, settings.fp16, settings.batch_size or gpu_batch(side), settings.tf32)
 
 
 def survey_both(places: Places, clock: Clock) -> Sets:

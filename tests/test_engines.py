@@ -147,6 +147,36 @@ def test_a_gpu_has_few_runs_at_a_time(teacher, provider, most, monkeypatch):
     assert max(together) == most
 
 
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_threads_that_wait_for_a_gpu_are_told_to_sleep_before_anything_uses_it(teacher, provider, monkeypatch):
+    import onnxruntime
+
+    told = []
+
+    def found(handle, device):
+        handle._obj.value = 40 + device
+        return 0
+
+    def set_flags(handle, flags):
+        told.append((handle.value, flags.value))
+
+    driver = SimpleNamespace(cuDeviceGet=found, cuDevicePrimaryCtxSetFlags_v2=set_flags)
+
+    def opened(model, options, providers):
+        told.append(providers[0][0])
+
+    monkeypatch.setattr(runtime, "_driver", lambda: driver)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    runtime._load(teacher.model, provider, 1, Gpu(device=2))
+    assert told == {"cpu": ["CPUExecutionProvider"], "cuda": [(42, 4), "CUDAExecutionProvider"]}[provider]
+
+
+def test_without_a_driver_nobody_is_told_anything(monkeypatch):
+    monkeypatch.setattr(runtime, "_driver", lambda: None)
+    runtime.sleep_while_waiting(0)
+
+
 def test_tensorfloat_is_asked_for_and_only_on_a_gpu(teacher):
     assert provider_options("cuda", Gpu(tf32=True))[0][1]["use_tf32"] == "1"
     with pytest.raises(UsageError, match="--tf32 is a GPU's"):

@@ -142,7 +142,10 @@ def test_the_cheap_pass_asks_each_network_once_and_agrees_with_the_full_one(both
         (299, "cpu", 8),
         (1024, "cpu", 8),
         (224, "cuda", 64),
+        (65, "cuda", 64),
+        (64, "cuda", 256),
+        (32, "tensorrt", 256),
     ],
 )
-def test_large_images_go_in_smaller_batches_on_a_cpu(side, provider, images):
+def test_large_images_go_in_smaller_batches(side, provider, images):
     assert usual_batch(Geometry(side, side), provider) == images

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from kdaudit import decoder
 from kdaudit.decoder import NAMES, open_decoder
 from kdaudit.decoder.header import exif_orientation, plain, sniff
 from kdaudit.decoder.resize import luma, plan, resize
@@ -55,6 +57,14 @@ class TestOpenDecoder:
             open_decoder("dali", device=beyond)
         assert caught.value.exit_code == Exit.INCONCLUSIVE
         assert open_decoder(device=beyond).name == "simplejpeg"
+
+    @pytest.mark.parametrize(("side", "name"), [(None, "dali"), (65, "dali"), (64, "simplejpeg"), (28, "simplejpeg")])
+    def test_a_gpu_does_not_decode_small_images(
+        self, side: int | None, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(decoder, "DaliDecoder", lambda *_given: SimpleNamespace(name="dali"))
+        assert open_decoder(device="cuda", side=side).name == name
+        assert open_decoder("dali", device="cuda", side=side).name == "dali"  # whoever demands it gets it
 
     def test_importing_is_cheap(self) -> None:
         heavy = "{'torch', 'nvidia', 'simplejpeg', 'pyarrow'}"
