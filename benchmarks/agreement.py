@@ -28,8 +28,7 @@ def main() -> None:
 
 def table(one: Path, other: Path) -> list[str]:
     """Lines of Markdown."""
-    runs = [pq.read_table(run / "samples.parquet") for run in (one, other)]
-    left, right = (run.sort_by("path") for run in runs)
+    left, right = (pq.read_table(run / "samples.parquet").sort_by("path") for run in (one, other))
     if left["id"].to_pylist() != right["id"].to_pylist():
         raise SystemExit(f"{one} and {other} are not runs over the same images")
     n = left.num_rows
@@ -40,7 +39,7 @@ def table(one: Path, other: Path) -> list[str]:
         "|---|---|---|---|",
     ]
     for name in SAME:
-        same = int(np.sum(left[name].to_numpy() == right[name].to_numpy()))
+        same = sum(a == b for a, b in zip(left[name].to_pylist(), right[name].to_pylist(), strict=True))
         lines.append(f"| {name} | {lab.rate(same, n)} | | |")
     for name in NUMBERS:
         a, b = (run[name].to_numpy().astype(float) for run in (left, right))
@@ -50,10 +49,10 @@ def table(one: Path, other: Path) -> list[str]:
         lines.append(
             f"| {name} | {lab.rate(int(same.sum()), n)} | {known.max():.2e} | {np.quantile(known, 0.99):.2e} |"
         )
-    for run in (one, other):
+    for run, rows in ((one, left), (other, right)):
         report = lab.finished(run)
         assert report is not None
-        flagged = int(np.sum(runs[0 if run == one else 1]["flag"].to_numpy()))
+        flagged = sum(rows["flag"].to_pylist())
         lines += ["", f"{run.name}: {report['verdict']}, {flagged:,} flagged"]
     return lines
 

@@ -78,7 +78,10 @@ class Settings(BaseSettings):
     require_gpu: bool = Field(False, description="exit 3 unless everything runs on a GPU")
     decoder: Literal["auto", "pillow", "simplejpeg", "dali"] = Field("auto", description="image decoder")
     batch_size: int | None = Field(
-        None, ge=1, le=4096, description="images per batch of the comparison [default: 64, fewer if they are large]"
+        None,
+        ge=1,
+        le=4096,
+        description="images per batch of the comparison [default: 64, fewer if they are large; of small ones on a GPU 256]",
     )
     workers: int | None = Field(None, ge=1, le=1024, description="threads of the comparison [default: one per core]")
     preprocess: str | None = Field(None, description="preprocessing recipe or scale; found when left out")

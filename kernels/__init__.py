@@ -1,7 +1,7 @@
 """Ops on logits and pixels, installed as `kdaudit.kernels`; README.md beside this file says which exist and why.
 
 What is public here is what kdaudit runs: the references. The kernels stand beside them (`kdaudit.kernels.divergence`
-and so on), need triton, and become public when a GPU has shown that they pay.
+and so on), need triton, and become public when a scan is seen to gain by them.
 """
 
 from kdaudit.kernels.augment_ref import augment_ref
