@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=4096,
-        description="images per batch of the comparison [default: 64, fewer if they are large; of small ones on a GPU 256]",
+        description="images per batch of the comparison [default: 64, fewer if large; 256 if small and on a GPU]",
     )
     workers: int | None = Field(None, ge=1, le=1024, description="threads of the comparison [default: one per core]")
     preprocess: str | None = Field(None, description="preprocessing recipe or scale; found when left out")
