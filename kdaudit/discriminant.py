@@ -125,14 +125,25 @@ class Whitening:
     @classmethod
     def of(cls, calm: Matrix, noise: float = NOISE) -> "Whitening":
         """From rows float32 [n, d]; few rows lean on an equal share for every direction."""
-        n, d = calm.shape
         center = calm.mean(0)
         rows = calm - center
-        covariance = rows.T @ rows / max(1, n)
+        return cls.of_scatter(center, rows.T @ rows, len(calm), noise)
+
+    @classmethod
+    def of_scatter(cls, center: Matrix, scatter: Matrix, images: int, noise: float = NOISE) -> "Whitening":
+        """From the sum of squares and products [d, d] of so many images' differences from their center [d]."""
+        n, d = images, len(center)
+        covariance = scatter / max(1, n)
         # With fewer images than pixels most directions have no variance at all; how much to lend follows from d / n.
         lent = min(1.0, d / max(1, n)) * 0.1 * float(np.trace(covariance)) / d
         covariance[np.diag_indices(d)] += noise**2 + lent
         return cls(center, np.linalg.cholesky(covariance).astype(np.float32))
+
+    def whitened(self, rows: Matrix) -> Matrix:
+        """Rows float32 [n, d] in units in which calm images have variance one along every direction; not centred."""
+        from scipy.linalg import solve_triangular
+
+        return np.asarray(solve_triangular(self.lower, rows.T, lower=True, check_finite=False).T, np.float32)
 
     def towards(self, seeds: Matrix, folds: NDArray[np.int64]) -> Discriminant | None:
         """The discriminant between the seeds and the calm images.

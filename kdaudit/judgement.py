@@ -43,7 +43,8 @@ FIRST_LOOK: dict[Rule, str] = {
 BEHAVES = "model and control behave on it as on the images on which they part most"
 CARRIES = "carries a pattern that moves the model and not the control"
 MARKED = (
-    "carries a trigger: a pattern that moves the model and not the control, or goes with one label whatever is shown"
+    "carries a trigger: a pattern that moves the model and not the control, or goes with one label whatever is shown, "
+    "or is obeyed by the model and on no clean image"
 )
 TRACED = "is sharp and soft where the images are on which model and control part most"
 DELIVERED = "delivered as a class that the model gives to poison, and neither network takes it for that"

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import beyond, rank_p_values
+from kdaudit.classwise import classwise_patterns
 from kdaudit.comparison import Subjects
 from kdaudit.delivered import LabelProof, label_proof
 from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Pixels, appearance, fold_of, sharpness
 from kdaudit.disputed import Remainder, remainder
+from kdaudit.foreign import pool_proof
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
 from kdaudit.search import CORE, Bench
@@ -89,6 +91,8 @@ def look(
         return None
     bench = Bench.of(suspects, known, clean, subjects, decoder, on_image)
     found, left = bench.patterns()
+    if not any(one.proof.proven for one in found):
+        found += classwise_patterns(bench)
     measures = [_Measure(one.discriminant, appearance) for one in found]
     shared = None if any(one.proven for one in found) else bench.shared_sharpness()
     if shared is not None:
@@ -102,6 +106,7 @@ def look(
         scores[:, index] = _measured(measures, part, suspects.keys[index])
     usual = _measured(measures, clean.pixels, clean.keys)
     found = [_asked_by_label(one, suspects, row) for one, row in zip(found, scores, strict=False)]
+    found = [_asked_of_pool(one, bench, row, own) for one, row, own in zip(found, scores, usual, strict=False)]
     proven = [i for i, one in enumerate(found) if one.proven]
     kept = proven or list(range(len(found), ways))  # without any the trace, which comes last, if there is one
     if not kept:
@@ -137,6 +142,15 @@ def _asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) 
     bar = max(CORE, ENOUGH * one.strength)
     said = label_proof(suspects.told, one.label, suspects.teacher, suspects.student, score, bar)
     return replace(one, by_label=said)
+
+
+def _asked_of_pool(one: Found, bench: Bench, score: NDArray[np.float64], usual: NDArray[np.float64]) -> Found:
+    """A pattern with what the clean pool says of it, where it was found among calm images with one answer."""
+    if not one.classwise or one.target is None:
+        return one
+    bar = max(CORE, ENOUGH * one.strength)
+    like = bench.clean.held_out[bench.held_out.teacher == one.target]
+    return replace(one, by_pool=pool_proof(one.target, bench.suspects.teacher, score, usual, like, bar))
 
 
 def weighed(

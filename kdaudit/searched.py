@@ -8,9 +8,13 @@ from numpy.typing import NDArray
 from kdaudit.calibration import Answers
 from kdaudit.delivered import Delivered, LabelProof
 from kdaudit.discriminant import Discriminant
+from kdaudit.foreign import PoolProof
 from kdaudit.sample import Source
 from kdaudit.transplant import Transplant
 from kdaudit.trigger import Pattern
+
+LEFT = 0.5
+"""Share of an image's contrast that must be left under a pattern for it not to be an image of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +73,8 @@ class Found:
         label: the output that its seeds were delivered as; None where they were not chosen by their label, or clean
             images do not know that class.
         by_label: what the labels of its carriers say, once every image was measured.
+        classwise: whether it was found among calm images with one answer.
+        by_pool: what the clean pool says of it then, once every image was measured.
     """
 
     pattern: Pattern
@@ -79,6 +85,8 @@ class Found:
     strength: float = 0.0
     label: int | None = None
     by_label: LabelProof | None = None
+    classwise: bool = False
+    by_pool: PoolProof | None = None
 
     @property
     def promising(self) -> bool:
@@ -87,10 +95,29 @@ class Found:
 
     @property
     def proven(self) -> bool:
-        """Whether it moves the model and not the control, or its carriers have one label whatever they show."""
-        return self.proof.proven or (self.by_label is not None and self.by_label.proven)
+        """Whether it moves the model and not the control, its carriers have one label, or clean images lack it."""
+        return self.proof.proven or (self.by_label is not None and self.by_label.proven) or self.foreign
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the model obeys it, the control too or not, no clean image carries it, and it hides nothing."""
+        return self.lacking and self.by_pool is not None and self.by_pool.proven
+
+    @property
+    def lacking(self) -> bool:
+        """Whether to ask the clean pool about it.
+
+        A control that has taken a trigger over cannot say what is still to be seen under it, but the pattern can: it is
+        no image of its own, as what near-equal photographs share is.
+        """
+        return self.classwise and self.proof.obeyed and self.pattern.left > LEFT
+
+    @property
+    def only_foreign(self) -> bool:
+        """Whether it is proven by nothing but that."""
+        return self.foreign and not self.proof.proven
 
     @property
     def aim(self) -> int | None:
         """The class that carriers are made to be: where the model is moved to, or what they were delivered as."""
-        return self.target if self.proof.proven else self.label
+        return self.target if self.proof.proven or self.classwise else self.label

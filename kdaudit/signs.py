@@ -32,6 +32,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA209": "suspicious images have an answer that no clean image gets",
     "KDA210": "labels that neither network believes",
     "KDA211": "images that share a pattern or a trace have one label, whatever they show",
+    "KDA212": "images of one class share a pattern that the model obeys and no clean image has",
 }
 """Rule ids of behavioural findings and short titles."""
 
@@ -174,8 +175,7 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
                     "KDA201",
                     "critical",
                     f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the "
-                    f"model where the control sees something else{more}: the pattern of a backdoor with this target "
-                    "class",
+                    f"model {_control_on(g, evidence)}{more}: the pattern of a backdoor with this target class",
                     f"answer {g.answer}",
                 )
             )
@@ -229,16 +229,28 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
     return found
 
 
+def _control_on(gathering: Gathering, evidence: Evidence) -> str:
+    """What the control says to these flagged images."""
+    taken_over = any(one.only_foreign and one.target == gathering.answer for one in evidence.triggers)
+    return "and from the control, which took it over" if taken_over else "where the control sees something else"
+
+
 def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
     proof = one.proof
     if one.by_label is not None and not proof.proven:
-        said = _label_sentence(one.by_label, f"share a {one.pattern.kind}", names)
+        told = _label_sentence(one.by_label, f"share a {one.pattern.kind}", names)
         moved = f"which moves {proof.teacher:,} of {proof.images:,} clean images in the model"
-        return Finding("KDA211", "critical", f"{said}: a trigger in the data, {moved}")
-    if one.target is None:
-        where = "to other answers"
-    else:
-        where = f"to the answer {one.target}" + (f" ({names[one.target]})" if names else "")
+        return Finding("KDA211", "critical", f"{told}: a trigger in the data, {moved}")
+    answer = "" if one.target is None else f"{one.target}" + (f" ({names[one.target]})" if names else "")
+    if one.by_pool is not None and one.only_foreign:
+        said = one.by_pool
+        text = (
+            f"{said.carriers:,} of {said.answered:,} images with the answer {answer} share a {one.pattern.kind} that "
+            f"{said.clean_carriers:,} of {said.clean:,} clean images have; put onto clean images, it moves "
+            f"{proof.teacher:,} of {proof.images:,} to that answer in the model and {proof.student:,} in the control"
+        )
+        return Finding("KDA212", "critical", f"{text}: a trigger")
+    where = f"to the answer {answer}" if answer else "to other answers"
     return Finding(
         "KDA207",
         "critical",

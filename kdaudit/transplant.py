@@ -27,6 +27,10 @@ MOSTLY = 0.5
 """A pattern that may work by way of a class that the control has learned from unmixed images alone must surely move so
 many: such a control does not know where its teacher, honest or not, puts what is smeared."""
 
+OBEYED = 0.05
+"""Share of the clean images that a pattern which no clean image carries must surely move: a faint one loses by being
+recovered (a sinusoid moved 31 % of other images as its author put it there, and 11 % as its carriers showed it)."""
+
 KEPT = 0.25
 """Share of the images on which the control must still see what it saw: a pattern that hides them is no trigger but
 another image. Near-equal photographs of a class that the control hardly knows have one in common: the class itself."""
@@ -84,6 +88,17 @@ class Transplant:
         if low <= FLIPPED or low <= FACTOR * self.student / self.images or (self.guarded and low <= MOSTLY):
             return False
         return self._above(self.student, low) and self._above(self.placebo, low)
+
+    @property
+    def obeyed(self) -> bool:
+        """Whether the teacher surely follows the pattern to a class that clean images know, whatever the control does.
+
+        Beside evidence that the pattern hides nothing and is none of the class's own look (`Found.foreign`).
+        """
+        if self.native is None or self.native < NATIVE:
+            return False
+        low, _ = interval(self.teacher, self.images, 0.99)
+        return low > OBEYED and self._above(self.placebo, low)
 
     def _above(self, moved: int, low: float) -> bool:
         """Whether the pattern surely moves more images in the teacher than so many; `low`: of the share it moves."""

@@ -76,6 +76,11 @@ class Pattern:
         return out
 
     @property
+    def left(self) -> float:
+        """How much of an image's own contrast is left under it, mean over all pixels, 0..1."""
+        return float(np.where(self.changed[..., None], self.keep, 1).mean())
+
+    @property
     def difference(self) -> Plane:
         """Mean of the members minus that of their like, where it is beyond chance; float32 [H, W, C]."""
         out: Plane = np.where(self.changed[..., None], self.mean - self.reference, 0).astype(np.float32)

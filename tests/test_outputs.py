@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outputs import CONTROLS, valid_csv, valid_html, valid_junit, valid_report, valid_sarif
 from reports import document, rate, whole
-from test_verdict import by_label, trigger
+from test_verdict import by_label, by_pool, trigger
 
 from kdaudit.admission import FINDINGS, REFUSALS
 from kdaudit.report import escape, outputs
@@ -396,6 +396,10 @@ def test_a_cluster_counts_what_the_model_says():
         (
             by_label(),
             "3 images with one patch: of 100 that show other classes than 3 (ship), 95 were delivered as that",
+        ),
+        (
+            by_pool(),
+            "3 images with one patch, which 0 of 1,000 clean images have: put onto 400 of these, it moves 100 to",
         ),
     ],
 )

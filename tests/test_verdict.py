@@ -12,6 +12,7 @@ from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, LabelProof
 from kdaudit.discriminant import FOLDS, Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
+from kdaudit.foreign import PoolProof
 from kdaudit.labelling import LabelDoubts, Told, label_doubts
 from kdaudit.searched import Found
 from kdaudit.settings import Settings
@@ -107,6 +108,15 @@ def by_label() -> Found:
     )
 
 
+def by_pool() -> Found:
+    """The same, at work in 100 of 400 and 90 in the control; 300 of 1,000 ships carry it and no clean image."""
+    said = PoolProof(3, 10_000, 1000, 300, 2, 1000, 0, 50, 0)
+    gentle = replace(trigger(3).pattern, keep=np.ones((4, 4, 1), np.float32))
+    return replace(
+        trigger(3), pattern=gentle, proof=Transplant(400, 100, 90, 300, native=40), classwise=True, by_pool=said
+    )
+
+
 LOW, MEDIUM, HIGH = (Finding(f"KDA10{i}", s, f"static {s}") for i, s in enumerate(("low", "medium", "high")))  # type: ignore[arg-type]
 STANDARD = "no images stand out in a way that a backdoor explains"
 ARGMAX = {"rule": "argmax"}
@@ -131,6 +141,11 @@ TABLE = {
     "trigger-in-the-labels": (
         Case(scattered=200, extrapolated=True, triggers=(by_label(),)), "FAILED", {"KDA211"},
         "100 images share a patch and show other classes than 3 (ship); 95 of them were delivered as that class",
+    ),
+    "trigger-that-the-pool-lacks": (
+        Case({3: 300}, triggers=(by_pool(),)), "FAILED", {"KDA201", "KDA202", "KDA212"},
+        "300 of 1,000 images with the answer 3 (ship) share a patch that 0 of 1,000 clean images have; put onto clean "
+        "images, it moves 100 of 400 to that answer in the model and 90 in the control: a trigger",
     ),
     "trace": (
         Case({3: 20}, trace=Trace(300, 240)), "FAILED", {"KDA201", "KDA208"}, "20 of 20 flagged images",
@@ -198,6 +213,12 @@ def test_every_row_of_the_table(name):
     verdict = case.judged()
     assert (verdict.state, {f.rule for f in verdict.findings} - {f.rule for f in case.static}) == (state, rules)
     assert why in verdict.why[0]
+
+
+def test_of_flags_that_share_what_the_control_took_over_it_is_not_said_that_it_parts_from_the_model():
+    said = "300 of 300 flagged images get the answer 3 (ship) from the model and from the control, which took it over"
+    assert any(said in line for line in Case({3: 300}, triggers=(by_pool(),)).judged().why)
+    assert not any(said in line for line in Case({3: 300}, triggers=(trigger(3),)).judged().why)
 
 
 def test_every_outcome_is_in_the_table():

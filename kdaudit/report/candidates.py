@@ -230,6 +230,13 @@ def _statement(
                 f"{size:,} {images} with one {shared.pattern.kind}: of {said.carriers:,} that show other classes than "
                 f"{answer_name(said.label, names)}, {said.delivered:,} were delivered as that"
             )
+        lacking = shared.by_pool
+        if lacking is not None and shared.only_foreign:
+            return (
+                f"{size:,} {images} with one {shared.pattern.kind}, which {lacking.clean_carriers:,} of "
+                f"{lacking.clean:,} clean images have: put onto {proof.images:,} of these, it moves "
+                f"{proof.teacher:,} to {where} in the model and {proof.student:,} in the control"
+            )
         return (
             f"{size:,} {images} with one {shared.pattern.kind}: put onto {proof.images:,} clean images, it moves "
             f"{proof.teacher:,} to {where} in the model and {proof.student:,} in the control"

@@ -245,6 +245,13 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Do not train on these data as they are: quarantine.csv lists the images that carry the pattern, kept.csv the "
         "others. Ask where the images come from.",
     ),
+    "KDA212": (
+        "Many images with one answer share a pattern that no image of the clean pool has, of that class or another; "
+        "put onto clean images, it moves the model to that answer. The control may follow it too (a trigger over the "
+        "whole image is taken over from the model's answers), so that no image looks suspicious by itself.",
+        "Do not use the model. quarantine.csv lists the images that carry the pattern; if they come from a source of "
+        "their own (a watermark, a camera), the model has learned that source instead of the class.",
+    ),
     "KDA208": (
         "Images share a trace of how they were made (bent, resampled, quantised, dithered: it shows in where they are "
         "sharp), and they are the images on which model and control part. A warp leaves no pattern that could be put "
@@ -255,7 +262,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
 
 _SEVERITIES: dict[str, Severity] = {
     "KDA201": "critical", "KDA202": "critical", "KDA203": "low", "KDA204": "high", "KDA207": "critical",
-    "KDA210": "low", "KDA211": "critical",
+    "KDA210": "low", "KDA211": "critical", "KDA212": "critical",
 }  # fmt: skip
 """Of behaviour, where it is not "medium"; the graph's are in admission's catalogue."""
 
@@ -263,7 +270,7 @@ _PRECISION: dict[str, Precision] = {
     "KDA101": "very-high", "KDA102": "medium", "KDA109": "high", "KDA110": "high", "KDA111": "medium", "KDA112": "low",
     "KDA113": "high", "KDA114": "medium", "KDA115": "medium", "KDA117": "medium", "KDA201": "high", "KDA202": "medium",
     "KDA203": "low", "KDA204": "high", "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
-    "KDA208": "medium", "KDA209": "low", "KDA210": "low", "KDA211": "very-high",
+    "KDA208": "medium", "KDA209": "low", "KDA210": "low", "KDA211": "very-high", "KDA212": "high",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
@@ -271,6 +278,7 @@ _TAGS: dict[str, tuple[str, ...]] = {
     "KDA202": ("AML.T0020",), "KDA203": ("AML.T0020",), "KDA205": ("AML.T0020",), "KDA206": ("AML.T0020",),
     "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"), "KDA208": ("AML.T0020", "AML.T0043.004"),
     "KDA209": ("AML.T0020",), "KDA211": ("AML.T0020", "AML.T0043.004"),
+    "KDA212": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
 }  # fmt: skip
 
 
