@@ -53,16 +53,16 @@ class _Calm:
         records: their numbers, int64 [k].
         answers: the model's, [k].
         folds: int64 [k].
-        rows: as `appearance` gives them, float32 [k, d].
-        within: the same less the mean of their class.
-        scatter: sum of their squares and products, float32 [d, d].
+        means: of each class, float32 [d], by answer.
+        within: as `appearance` gives them less the mean of their class, float32 [k, d].
+        scatter: sum of the squares and products of these, float32 [d, d].
     """
 
     bench: Bench
     records: NDArray[np.int64]
     answers: Answers
     folds: NDArray[np.int64]
-    rows: Matrix
+    means: dict[int, Matrix]
     within: Matrix
     scatter: Matrix
 
@@ -70,21 +70,21 @@ class _Calm:
     def of(cls, bench: Bench) -> "_Calm":
         records = bench.calm[bench.suspects.teacher[bench.calm] >= 0]
         answers = bench.suspects.teacher[records]
-        rows = appearance(bench.pixels[bench.place[records]])
-        within = rows.copy()
+        within, means = appearance(bench.pixels[bench.place[records]]), {}
         for answer in np.unique(answers):
-            within[answers == answer] -= rows[answers == answer].mean(0)
-        return cls(bench, records, answers, fold_of(bench.suspects.keys[records]), rows, within, within.T @ within)
+            means[int(answer)] = within[answers == answer].mean(0)
+            within[answers == answer] -= means[int(answer)]
+        folds = fold_of(bench.suspects.keys[records])
+        return cls(bench, records, answers, folds, means, within, within.T @ within)
 
     def widest(self) -> Iterator[int]:
         """The answers whose images spread most along some direction, beside the other images; the widest first."""
-        whitened = self._whitening(self.scatter, len(self.within)).whitened(self.within)
-        ratios = {}
-        for answer in np.unique(self.answers):
+        whitening, ratios = _whitening(self.scatter, len(self.within)), {}
+        for answer in self.means:
             own = self.answers == answer
             if min(own.sum(), (~own).sum()) >= LEAST_OF_CLASS:
-                along = whitened @ _widest(whitened[own][:MOST_OF_CLASS])
-                ratios[int(answer)] = float(along[own].var() / along[~own].var())
+                along = self.within @ whitening.widest(self.within[own][:MOST_OF_CLASS])
+                ratios[answer] = float(along[own].var() / along[~own].var())
         yield from sorted(ratios, key=lambda answer: -ratios[answer])[:CLASSES]
 
     def parted(self, answer: int, clean: Matrix) -> tuple[NDArray[np.bool_], Discriminant] | None:
@@ -97,27 +97,28 @@ class _Calm:
         Returns:
             Who carries it, bool [k], and the discriminant; None where too few do, or too few others are left.
         """
-        own = self.answers == answer
+        own = np.flatnonzero(self.answers == answer)
         if len(clean) == 0:
             return None
+        rows, folds, usual = self.within[own], self.folds[own], clean - self.means[answer]
         # In the covariance of those who carry it a trigger would hide.
-        inside = self.within[own]
-        others = self._whitening(self.scatter - inside.T @ inside, int((~own).sum()))
-        direction = _widest(others.whitened(inside[:MOST_OF_CLASS]))
-        along, usual = (others.whitened(rows) @ direction for rows in (self.rows[own], clean))
-        off = np.zeros(len(own))
-        off[own] = (along - np.median(usual)) / max(1.0, float(np.std(usual)))
-        carriers, found = max((off < -CORE, off > CORE), key=np.count_nonzero), None
+        others = _whitening(self.scatter - rows.T @ rows, len(self.within) - len(own))
+        direction = others.widest(rows[:MOST_OF_CLASS])
+        off = (rows @ direction - np.median(usual @ direction)) / max(1.0, float(np.std(usual @ direction)))
+        carries, found = max((off < -CORE, off > CORE), key=np.count_nonzero), None
         for _ in range(ROUNDS):
-            rest = own & ~carriers
-            if carriers.sum() < LEAST_SEEDS or rest.sum() + len(clean) < LEAST_SEEDS:
+            if carries.sum() < LEAST_SEEDS or (~carries).sum() + len(clean) < LEAST_SEEDS:
                 return None
-            center = np.concatenate([self.rows[rest], clean]).mean(0)
-            found = Whitening(center, others.lower).towards(self.rows[carriers], self.folds[carriers])
+            center = np.concatenate([rows[~carries], usual]).mean(0)
+            found = Whitening(center, others.lower).towards(rows[carries], folds[carries])
             if found is None:
                 return None
-            carriers = own & (found.score(self.rows, self.folds) > CORE)
-        return None if found is None or carriers.sum() < LEAST_SEEDS else (carriers, found)
+            carries = found.score(rows, folds) > CORE
+        if found is None or carries.sum() < LEAST_SEEDS:
+            return None
+        carriers = np.zeros(len(self.answers), bool)
+        carriers[own] = carries
+        return carriers, Discriminant(found.center + self.means[answer], found.directions)
 
     def pattern(self, answer: int, carriers: NDArray[np.bool_], discriminant: Discriminant) -> Found | None:
         """What the carriers share, put onto clean images; None where that is nothing beyond chance."""
@@ -128,20 +129,11 @@ class _Calm:
             return None
         after = put_onto(bench.subjects, pattern, bench.held_out)
         proof = transplant(bench.held_out, after, answer, guarded=bench.subjects.guarded)
-        strength = float(np.median(discriminant.score(self.rows[carriers], self.folds[carriers])))
-        return Found(pattern, proof, answer, discriminant, int(carriers.sum()), strength, classwise=True)
+        carried = discriminant.score(self.within[carriers] + self.means[answer], self.folds[carriers])
+        return Found(
+            pattern, proof, answer, discriminant, int(carriers.sum()), float(np.median(carried)), classwise=True
+        )
 
-    def _whitening(self, scatter: Matrix, images: int) -> Whitening:
-        return Whitening.of_scatter(np.zeros(scatter.shape[0], np.float32), scatter, images)
 
-
-def _widest(rows: Matrix) -> Matrix:
-    """The direction [d] along which rows [n, d] spread most, from the smaller of the two products."""
-    from scipy.linalg import eigh
-
-    n, d = rows.shape
-    product = rows @ rows.T if n < d else rows.T @ rows
-    _, vectors = eigh(product, subset_by_index=(len(product) - 1, len(product) - 1))
-    direction: Matrix = rows.T @ vectors[:, 0] if n < d else vectors[:, 0]
-    unit: Matrix = direction / max(float(np.linalg.norm(direction)), 1e-12)
-    return unit
+def _whitening(scatter: Matrix, images: int) -> Whitening:
+    return Whitening.of_scatter(np.zeros(len(scatter), np.float32), scatter, images)

@@ -139,11 +139,18 @@ class Whitening:
         covariance[np.diag_indices(d)] += noise**2 + lent
         return cls(center, np.linalg.cholesky(covariance).astype(np.float32))
 
-    def whitened(self, rows: Matrix) -> Matrix:
-        """Rows float32 [n, d] in units in which calm images have variance one along every direction; not centred."""
-        from scipy.linalg import solve_triangular
+    def widest(self, rows: Matrix) -> Matrix:
+        """The direction [d] along which rows [n, d] spread most; calm images have variance one along it."""
+        from scipy.linalg import eigh, solve_triangular
 
-        return np.asarray(solve_triangular(self.lower, rows.T, lower=True, check_finite=False).T, np.float32)
+        whitened = solve_triangular(self.lower, rows.T, lower=True, check_finite=False).T
+        n, d = rows.shape
+        product = whitened @ whitened.T if n < d else whitened.T @ whitened  # the smaller of the two
+        _, vectors = eigh(product, subset_by_index=(len(product) - 1, len(product) - 1))
+        direction = whitened.T @ vectors[:, 0] if n < d else vectors[:, 0]
+        direction /= max(float(np.linalg.norm(direction)), 1e-12)
+        found = solve_triangular(self.lower, direction, lower=True, trans="T", check_finite=False)
+        return np.asarray(found, np.float32)
 
     def towards(self, seeds: Matrix, folds: NDArray[np.int64]) -> Discriminant | None:
         """The discriminant between the seeds and the calm images.

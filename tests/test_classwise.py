@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_likeness import PREPROCESS, SIDE, pictures, png
 
-from kdaudit.classwise import _widest
 from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
+from kdaudit.discriminant import Whitening
 from kdaudit.foreign import PoolProof, pool_proof
 from kdaudit.interventions import keys_of
 from kdaudit.likeness import Likeness, look
@@ -143,11 +143,14 @@ def test_carriers_are_counted_by_answer_and_unread_images_not_at_all():
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40)])
 def test_the_widest_direction_is_found_whichever_side_is_longer(shape):
     rng = np.random.default_rng(0)
-    rows = rng.normal(0, 1, shape).astype(np.float32)
-    axis = rng.normal(0, 1, shape[1]).astype(np.float32)
-    axis /= np.linalg.norm(axis)
-    rows += 30 * rng.normal(0, 1, (shape[0], 1)).astype(np.float32) * axis
-    found = _widest(rows)
-    assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
-    assert abs(float(found @ axis)) > 0.99
-    assert np.isfinite(_widest(np.zeros(shape, np.float32))).all()
+    n, d = shape
+    calm = rng.normal(0, np.linspace(10, 40, d), (4000, d)).astype(np.float32)
+    whitening = Whitening.of(calm, noise=0.1)
+    axis = rng.normal(0, 1, d).astype(np.float32)
+    rows = rng.normal(0, 1, (n, d)).astype(np.float32) + 300 * rng.normal(0, 1, (n, 1)).astype(np.float32) * axis
+    along = whitening.widest(rows)
+    assert (calm @ along).std() == pytest.approx(1, abs=0.05)
+    # Whitened, the best direction is the axis itself; for the rows that is the axis over the variances.
+    best = axis / np.linspace(10, 40, d) ** 2
+    assert abs(float(along @ best)) / np.linalg.norm(along) / np.linalg.norm(best) > 0.99
+    assert np.isfinite(whitening.widest(np.zeros(shape, np.float32))).all()
