@@ -34,6 +34,9 @@ ROUNDS = 3
 
 def classwise_patterns(bench: Bench) -> list[Found]:
     """Patterns that part of the calm images with one answer carries and that the model obeys."""
+    _, counts = np.unique(bench.suspects.teacher[bench.calm], return_counts=True)
+    if counts.max(initial=0) < LEAST_OF_CLASS:
+        return []
     calm, held_out, found = _Calm.of(bench), bench.held_out, []
     clean = appearance(held_out.pixels)
     for answer in calm.widest():
