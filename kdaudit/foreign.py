@@ -18,6 +18,12 @@ MOSTLY = 0.8
 FACTOR = 3.0
 """Surely (99 % intervals) so many times as many images of the delivery carry it as of the clean pool."""
 
+FAINT, BETWEEN = 0.2, 0.2
+"""A trigger is there or it is not; light, or a way of writing, comes in degrees. So of the images with the answer that
+carry more than a fifth of what the core carries, surely (99 % interval) under a fifth carry less than half of it.
+Triggers planted in one class of MNIST or CIFAR-10 left 0 to 8 % there (a white patch on photographs 23), what honest
+classes differ in 27 to 50 %: whole tracks of near-equal photographs on one side make it look foreign."""
+
 BY_CHANCE = 0.01
 """p-value of "clean images of the class carry it as often": what the pool lacks could be the class."""
 
@@ -31,6 +37,7 @@ class PoolProof:
         images: suspect images that were read.
         answered: of these, with the answer.
         carriers: of these, carry the pattern.
+        between: suspect images with the answer that carry some of it.
         elsewhere: suspect images with other answers that carry it.
         clean: clean images.
         clean_carriers: of these, carry it.
@@ -42,6 +49,7 @@ class PoolProof:
     images: int
     answered: int
     carriers: int
+    between: int
     elsewhere: int
     clean: int
     clean_carriers: int
@@ -54,6 +62,8 @@ class PoolProof:
         from scipy.stats import hypergeom
 
         if interval(self.carriers, self.carriers + self.elsewhere, 0.99)[0] <= MOSTLY:
+            return False
+        if interval(self.between, self.between + self.carriers, 0.99)[1] >= BETWEEN:
             return False
         low, _ = interval(self.carriers, self.images, 0.99)
         _, high = interval(self.clean_carriers, self.clean, 0.99)
@@ -69,7 +79,8 @@ def pool_proof(
     score: NDArray[np.float64],
     clean: NDArray[np.float64],
     like: NDArray[np.bool_] | NDArray[np.signedinteger[Any]],
-    core: float,
+    bar: float,
+    strength: float,
 ) -> PoolProof:
     """Count who carries a pattern.
 
@@ -79,18 +90,20 @@ def pool_proof(
         score: how much of the pattern an image carries, cross-fitted, [m]; NaN where not read.
         clean: the same of the clean pool, [n].
         like: which of these are held out and have the answer.
-        core: the score from which an image counts as a carrier.
+        bar: the score from which an image counts as a carrier.
+        strength: the score of the images that the pattern was recovered from, median.
     """
     read = ~np.isnan(score)
-    with_it, carries = read & (teacher == answer), read & (score > core)
+    with_it, carries = read & (teacher == answer), read & (score > bar)
     return PoolProof(
         answer,
         int(read.sum()),
         int(with_it.sum()),
         int((carries & with_it).sum()),
+        int((with_it & ~carries & (score > FAINT * strength)).sum()),
         int((carries & ~with_it).sum()),
         len(clean),
-        int((clean > core).sum()),
+        int((clean > bar).sum()),
         len(clean[like]),
-        int((clean[like] > core).sum()),
+        int((clean[like] > bar).sum()),
     )

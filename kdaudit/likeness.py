@@ -150,7 +150,7 @@ def _asked_of_pool(one: Found, bench: Bench, score: NDArray[np.float64], usual: 
         return one
     bar = max(CORE, ENOUGH * one.strength)
     like = bench.clean.held_out[bench.held_out.teacher == one.target]
-    return replace(one, by_pool=pool_proof(one.target, bench.suspects.teacher, score, usual, like, bar))
+    return replace(one, by_pool=pool_proof(one.target, bench.suspects.teacher, score, usual, like, bar, one.strength))
 
 
 def weighed(

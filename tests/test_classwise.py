@@ -106,7 +106,9 @@ def test_a_pool_that_lacks_the_class_proves_nothing():
     assert found_in(of_class(2, 0.5), teacher=ALERT, control=ALERT, pool=pool[classes(pool) != 2]) is None
 
 
-PROOF = PoolProof(3, 10_000, 1000, carriers=400, elsewhere=5, clean=1000, clean_carriers=0, like=50, like_carriers=0)
+PROOF = PoolProof(
+    3, 10_000, 1000, carriers=400, between=30, elsewhere=5, clean=1000, clean_carriers=0, like=50, like_carriers=0
+)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,8 @@ PROOF = PoolProof(3, 10_000, 1000, carriers=400, elsewhere=5, clean=1000, clean_
     [
         ({}, True),
         ({"elsewhere": 90}, False),  # 82 % of 490, not surely 80
+        ({"between": 100}, False),  # a fifth of 500: it comes in degrees
+        ({"between": 80}, False),  # not surely less
         ({"clean_carriers": 20}, False),  # 2 % of the pool, 4 % of the delivery
         ({"clean": 100}, False),  # none of a hundred says little of 4 %
         ({"like": 5}, False),  # the class is hardly in the pool
@@ -135,9 +139,12 @@ def test_more_of_it_among_clean_images_never_proves_more(carriers, clean, like):
 
 
 def test_carriers_are_counted_by_answer_and_unread_images_not_at_all():
-    score = np.array([9.0, 9.0, 0.0, np.nan, 9.0])
-    proof = pool_proof(2, np.array([2, 2, 2, 2, 0]), score, np.array([0.0, 9.0, 0.0]), np.array([0, 1]), 4.5)
-    assert proof == PoolProof(2, 4, 3, 2, 1, 3, 1, 2, 1)
+    score = np.array([9.0, 9.0, 0.0, np.nan, 9.0, 3.0, 1.0])
+    answers = np.array([2, 2, 2, 2, 0, 2, 2])
+    proof = pool_proof(2, answers, score, np.array([0.0, 9.0, 0.0]), np.array([0, 1]), 4.5, 9.0)
+    assert proof == PoolProof(
+        2, 6, 5, carriers=2, between=1, elsewhere=1, clean=3, clean_carriers=1, like=2, like_carriers=1
+    )
 
 
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40)])

@@ -110,7 +110,7 @@ def by_label() -> Found:
 
 def by_pool() -> Found:
     """The same, at work in 100 of 400 and 90 in the control; 300 of 1,000 ships carry it and no clean image."""
-    said = PoolProof(3, 10_000, 1000, 300, 2, 1000, 0, 50, 0)
+    said = PoolProof(3, 10_000, 1000, 300, 10, 2, 1000, 0, 50, 0)
     gentle = replace(trigger(3).pattern, keep=np.ones((4, 4, 1), np.float32))
     return replace(
         trigger(3), pattern=gentle, proof=Transplant(400, 100, 90, 300, native=40), classwise=True, by_pool=said
