@@ -22,7 +22,7 @@ FAINT, BETWEEN = 0.2, 0.2
 """A trigger is there or it is not; light, or a way of writing, comes in degrees. So of the images with the answer that
 carry more than a fifth of what the core carries, surely (99 % interval) under a fifth carry less than half of it.
 Triggers planted in one class of MNIST or CIFAR-10 left 0 to 8 % there (a white patch on photographs 23), what honest
-classes differ in 27 to 50 %: whole tracks of near-equal photographs on one side make it look foreign."""
+classes differ in 21 to 49 %: whole tracks of near-equal photographs on one side make it look foreign."""
 
 BY_CHANCE = 0.01
 """p-value of "clean images of the class carry it as often": what the pool lacks could be the class."""
