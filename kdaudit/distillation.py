@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from kdaudit.student import StudentSpec
     from kdaudit.training import Curve
 
-FLIP_AGREEMENT = 0.75
-"""Mirrored views are used when the teacher keeps this share of its own answers on mirrored clean images: photographs'
-do (82 to 89 % on CIFAR-10), digits' and signs' do not (43 to 47 %)."""
+FLIP_AGREEMENT = 0.9
+"""Mirrored views are used when the teacher keeps this share of its own answers on mirrored clean images. At 75 % all
+photographs' controls would be two points more faithful, and find no more (docs/design/distillation.md)."""
 
 
 @dataclass(frozen=True, slots=True)
