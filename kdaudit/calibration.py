@@ -72,6 +72,13 @@ def paired_p_value(more: int, fewer: int, images: int) -> float:
     return float(binom.sf(alone - 1, alone + against, 0.5))
 
 
+def as_few_p_value(hits: int, n: int, other_hits: int, others: int) -> float:
+    """One-sided p-value of so few hits among n if these were as likely as among others (Fisher's exact test, 1935)."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.cdf(hits, n + others, hits + other_hits, n))
+
+
 TAIL_FROM, TAIL_TO = 0.90, 0.99
 """The window of the bulk that a tail is fitted on: below, scores follow another law; above, poison may sit."""
 

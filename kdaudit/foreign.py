@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Answers, interval
+from kdaudit.calibration import Answers, as_few_p_value, interval
 
 MOSTLY = 0.8
 """Surely (99 % interval) so many of the carriers have the one answer: a pool from another camera differs in all."""
@@ -59,8 +59,6 @@ class PoolProof:
     @property
     def proven(self) -> bool:
         """Whether it is of the delivery and not of the class."""
-        from scipy.stats import hypergeom
-
         if interval(self.carriers, self.carriers + self.elsewhere, 0.99)[0] <= MOSTLY:
             return False
         if interval(self.between, self.between + self.carriers, 0.99)[1] >= BETWEEN:
@@ -69,8 +67,7 @@ class PoolProof:
         _, high = interval(self.clean_carriers, self.clean, 0.99)
         if low <= FACTOR * high:
             return False
-        every, carry = self.answered + self.like, self.carriers + self.like_carriers
-        return float(hypergeom.cdf(self.like_carriers, every, carry, self.like)) <= BY_CHANCE
+        return as_few_p_value(self.like_carriers, self.like, self.carriers, self.answered) <= BY_CHANCE
 
 
 def pool_proof(

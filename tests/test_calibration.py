@@ -10,6 +10,7 @@ from scipy.stats import binomtest, genpareto
 from kdaudit import calibration as room
 from kdaudit.calibration import (
     Clean,
+    as_few_p_value,
     bounded,
     calibration_needed,
     conformal_p_values,
@@ -433,3 +434,10 @@ def test_images_that_were_all_spared_have_p_values_of_one():
     groups = np.arange(5000) % 10
     assert fit_tail(zeros) is None
     assert (tail_p_values(zeros, groups, Clean(zeros[:500], groups[:500]), bounded(float(np.log(2)))) == 1).all()
+
+
+def test_so_few_hits_are_as_rare_as_counting_says():
+    assert as_few_p_value(0, 3, 5, 5) == pytest.approx(1 / 56)  # three of eight, all from the three without
+    assert as_few_p_value(3, 3, 5, 5) == 1.0
+    assert as_few_p_value(0, 0, 5, 9) == 1.0
+    assert as_few_p_value(0, 50, 400, 1000) < 1e-10
