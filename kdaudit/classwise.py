@@ -20,10 +20,10 @@ from kdaudit.transplant import put_onto, transplant
 from kdaudit.trigger import recover
 
 LEAST_OF_CLASS = 5 * LEAST_SEEDS
-"""Calm images with an answer, at least: the directions of fewer are those of single images."""
+"""Images with an answer, at least: the directions of fewer are those of single images."""
 
 MOST_OF_CLASS = 1500
-"""Calm images with an answer that its direction is taken from, at most."""
+"""Images with an answer that its direction is taken from, at most."""
 
 CLASSES = 3
 """Answers that are followed up, those whose images spread most beside the others."""
@@ -33,23 +33,25 @@ ROUNDS = 3
 
 
 def classwise_patterns(bench: Bench) -> list[Found]:
-    """Patterns that part of the calm images with one answer carries and that the model obeys."""
+    """Patterns that part of the images with one answer carries and that the model obeys."""
     _, counts = np.unique(bench.suspects.teacher[bench.calm], return_counts=True)
     if counts.max(initial=0) < LEAST_OF_CLASS:
         return []
-    calm, held_out, found = _Calm.of(bench), bench.held_out, []
+    images, held_out, found = _ByAnswer.of(bench), bench.held_out, []
     clean = appearance(held_out.pixels)
-    for answer in calm.widest():
-        parted = calm.parted(answer, clean[held_out.teacher == answer])
-        one = None if parted is None else calm.pattern(answer, *parted)
+    for answer in images.widest():
+        parted = images.parted(answer, clean[held_out.teacher == answer])
+        one = None if parted is None else images.pattern(answer, *parted)
         if one is not None and one.lacking:
             found.append(one)
     return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Calm:
-    """Calm images that the model gives an answer, and what they vary by within their classes.
+class _ByAnswer:
+    """The bench's images that the model gives an answer, and what they vary by within their classes.
+
+    Not the calm ones alone: of a control that took a trigger over in part, most poison is neither calm nor suspicious.
 
     Attributes:
         bench: where they are from.
@@ -70,8 +72,9 @@ class _Calm:
     scatter: Matrix
 
     @classmethod
-    def of(cls, bench: Bench) -> "_Calm":
-        records = bench.calm[bench.suspects.teacher[bench.calm] >= 0]
+    def of(cls, bench: Bench) -> "_ByAnswer":
+        records = np.unique(np.concatenate([bench.calm, bench.ranked, bench.doubted]))
+        records = records[bench.suspects.teacher[records] >= 0]
         answers = bench.suspects.teacher[records]
         within, means = appearance(bench.pixels[bench.place[records]]), {}
         for answer in np.unique(answers):
@@ -127,7 +130,10 @@ class _Calm:
         """What the carriers share, put onto clean images; None where that is nothing beyond chance."""
         bench = self.bench
         pixels, control = bench.pixels[bench.place[self.records]], bench.suspects.student[self.records]
-        pattern = recover(pixels[carriers], control[carriers], pixels[~carriers], control[~carriers])
+        calm = np.isin(self.records, bench.calm)
+        shown, usual = carriers & calm, ~carriers & calm  # what is odd about suspicious ones would be in the pattern
+        shown = shown if shown.sum() >= LEAST_SEEDS else carriers
+        pattern = recover(pixels[shown], control[shown], pixels[usual], control[usual])
         if pattern is None:
             return None
         after = put_onto(bench.subjects, pattern, bench.held_out)

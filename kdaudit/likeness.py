@@ -145,7 +145,7 @@ def _asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) 
 
 
 def _asked_of_pool(one: Found, bench: Bench, score: NDArray[np.float64], usual: NDArray[np.float64]) -> Found:
-    """A pattern with what the clean pool says of it, where it was found among calm images with one answer."""
+    """A pattern with what the clean pool says of it, where it was found among the images with one answer."""
     if not one.classwise or one.target is None:
         return one
     bar = max(CORE, ENOUGH * one.strength)

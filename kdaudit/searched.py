@@ -73,7 +73,7 @@ class Found:
         label: the output that its seeds were delivered as; None where they were not chosen by their label, or clean
             images do not know that class.
         by_label: what the labels of its carriers say, once every image was measured.
-        classwise: whether it was found among calm images with one answer.
+        classwise: whether it was found among the images with one answer.
         by_pool: what the clean pool says of it then, once every image was measured.
     """
 
