@@ -76,7 +76,7 @@ class _ByAnswer:
         records = np.unique(np.concatenate([bench.calm, bench.ranked, bench.doubted]))
         records = records[bench.suspects.teacher[records] >= 0]
         answers = bench.suspects.teacher[records]
-        within, means = appearance(bench.pixels[bench.place[records]]), {}
+        within, means = appearance(bench.pixels)[bench.place[records]], {}
         for answer in np.unique(answers):
             means[int(answer)] = within[answers == answer].mean(0)
             within[answers == answer] -= means[int(answer)]
@@ -129,11 +129,14 @@ class _ByAnswer:
     def pattern(self, answer: int, carriers: NDArray[np.bool_], discriminant: Discriminant) -> Found | None:
         """What the carriers share, put onto clean images; None where that is nothing beyond chance."""
         bench = self.bench
-        pixels, control = bench.pixels[bench.place[self.records]], bench.suspects.student[self.records]
         calm = np.isin(self.records, bench.calm)
         shown, usual = carriers & calm, ~carriers & calm  # what is odd about suspicious ones would be in the pattern
-        shown = shown if shown.sum() >= LEAST_SEEDS else carriers
-        pattern = recover(pixels[shown], control[shown], pixels[usual], control[usual])
+        members, ordinary = (self.records[one] for one in (shown if shown.sum() >= LEAST_SEEDS else carriers, usual))
+        control = bench.suspects.student
+        pattern = recover(
+            bench.pixels[bench.place[members]], control[members],
+            bench.pixels[bench.place[ordinary]], control[ordinary],
+        )  # fmt: skip
         if pattern is None:
             return None
         after = put_onto(bench.subjects, pattern, bench.held_out)

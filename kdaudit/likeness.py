@@ -139,8 +139,7 @@ def _asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) 
     """A pattern with what the labels of its carriers say, where its seeds were chosen by theirs."""
     if suspects.told is None or one.label is None or not one.promising:
         return one
-    bar = max(CORE, ENOUGH * one.strength)
-    said = label_proof(suspects.told, one.label, suspects.teacher, suspects.student, score, bar)
+    said = label_proof(suspects.told, one.label, suspects.teacher, suspects.student, score, _bar(one))
     return replace(one, by_label=said)
 
 
@@ -148,9 +147,13 @@ def _asked_of_pool(one: Found, bench: Bench, score: NDArray[np.float64], usual: 
     """A pattern with what the clean pool says of it, where it was found among the images with one answer."""
     if not one.classwise or one.target is None:
         return one
-    bar = max(CORE, ENOUGH * one.strength)
-    like = bench.clean.held_out[bench.held_out.teacher == one.target]
-    return replace(one, by_pool=pool_proof(one.target, bench.suspects.teacher, score, usual, like, bar, one.strength))
+    like, teacher = bench.clean.held_out[bench.held_out.teacher == one.target], bench.suspects.teacher
+    return replace(one, by_pool=pool_proof(one.target, teacher, score, usual, like, _bar(one), one.strength))
+
+
+def _bar(one: Found) -> float:
+    """The score from which an image counts as a carrier of a pattern."""
+    return max(CORE, ENOUGH * one.strength)
 
 
 def weighed(

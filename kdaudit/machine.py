@@ -85,9 +85,14 @@ class Placement:
         return self.batch if provider == "cuda" else None
 
 
+def is_small(side: int | None) -> bool:
+    """Whether images are small, given the longer side in pixels of what the model takes; None: it takes any size."""
+    return side is not None and side <= SMALL_SIDE
+
+
 def gpu_batch(side: int | None) -> int:
-    """Images per batch on a GPU, given the longer side of what the model takes in pixels; None: it takes any size."""
-    return GPU_BATCH_SMALL if side is not None and side <= SMALL_SIDE else GPU_BATCH
+    """Images per batch on a GPU; `side`: as `is_small` takes it."""
+    return GPU_BATCH_SMALL if is_small(side) else GPU_BATCH
 
 
 def cores() -> int:

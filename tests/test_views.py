@@ -109,6 +109,8 @@ def test_a_zoom_keeps_size_and_range():
         assert picture.min() >= 0
         assert picture.max() <= 255
     assert not np.array_equal(seen[0], seen[1])
+    still = draw_moves(ViewRecipe(shift=0, zoom=0.0), 20, (12, 14), generator_of(0))
+    assert np.allclose(moved(pool, still), pool)
 
 
 @pytest.mark.parametrize("recipe", [ViewRecipe(), ALL])
@@ -120,7 +122,7 @@ def test_a_view_does_not_depend_on_how_many_are_made_at_once(monkeypatch, recipe
         assert np.array_equal(draw_views(pool, 30, recipe, 0, 1).pixels, whole.pixels)
 
 
-def test_a_mirrored_image_is_moved_first(monkeypatch):
+def test_a_mirrored_image_is_moved_first():
     pool = images(n=60, side=8).astype(np.float32)
     recipe = ViewRecipe(shift=0.3, flip=True)
     moves = draw_moves(recipe, 60, (8, 10), generator_of(4))

@@ -15,7 +15,7 @@ from kdaudit.decoder.header import MAX_PIXELS
 from kdaudit.decoder.pillow import PillowDecoder
 from kdaudit.decoder.turbo import TurboDecoder
 from kdaudit.errors import DeviceMissing, UsageError
-from kdaudit.machine import SMALL_SIDE
+from kdaudit.machine import is_small
 from kdaudit.sample import Decoder
 
 NAMES = ("auto", "pillow", "simplejpeg", "dali")
@@ -52,7 +52,7 @@ def open_decoder(
     if name == "pillow":
         return PillowDecoder(threads)
     # A call of DALI's costs more than decoding small images: at 32 px a scan is twice as fast without it.
-    if ordinal is not None and not (side is not None and side <= SMALL_SIDE):
+    if ordinal is not None and not is_small(side):
         with contextlib.suppress(UsageError, DeviceMissing):
             return DaliDecoder(ordinal, pool or threads)
     with contextlib.suppress(UsageError):
