@@ -11,20 +11,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.selection import spread, taken
+from kdaudit.stretches import stretches
+
 Column = NDArray[np.float64]
+Scores = NDArray[np.floating[Any]]
+"""As they come: a score that was found in float32 is held in it."""
+
 Answers = NDArray[np.signedinteger[Any]]
 """Output indices, -1 for none. Half the memory of int64 where they come as int32, as those of a whole delivery do."""
 
 
-def conformal_p_values(scores: Column, calibration: Column) -> Column:
+def conformal_p_values(scores: Scores, calibration: Column) -> Column:
     """p_i = (1 + #{c : s_c >= s_i}) / (n + 1), [m], in 1/(n+1)..1 (Bates et al., Annals of Statistics, 2023).
 
     Valid, and safe to feed to Benjamini-Hochberg, if clean images and calibration images are exchangeable.
     NaN scores (images that were not read) get p = 1.
     """
     ordered = np.sort(calibration)
-    p = np.subtract(len(ordered) + 1.0, np.searchsorted(ordered, scores, side="left"))  # 1 + those at least as high
-    p /= len(ordered) + 1.0
+    p = np.empty(len(scores))
+    for span in stretches(len(scores)):  # the ranks of millions would take as much again
+        below = np.searchsorted(ordered, scores[span], side="left")
+        p[span] = (len(ordered) + 1.0 - below) / (len(ordered) + 1.0)  # 1 + those at least as high
     p[np.isnan(scores)] = 1.0
     return p
 
@@ -136,8 +144,7 @@ def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO
 
     if len(scores) == 0:  # a set with one answer only has no other groups to fit a tail on
         return None
-    low = _start(scores)
-    high = float(np.quantile(scores, upto))
+    low, high = _start(scores), float(np.quantile(scores, upto))
     above = np.sort(scores[scores > low]) - low
     if len(above) < least or not low < high:
         return None
@@ -208,10 +215,10 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
         p-values [m]; 1 below the tail's start and where no tail could be fitted.
     """
     known = np.isfinite(scores)
-    values = transform(scores[known])
+    values = transform(taken(scores, known))
     if len(values) < MIN_EXCEEDANCES / (1 - TAIL_FROM):
         return np.where(np.isposinf(scores), 0.0, 1.0)
-    member, yardstick = groups[known], transform(clean.scores)
+    member, yardstick = taken(groups, known), transform(clean.scores)
     out = np.ones(len(values))
     pooled = fit_tail(values)
     exceeding = values > _start(values)
@@ -228,8 +235,8 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
         share = _share_in_tail(int((mates > tail.start).sum()), len(mates), usual)
         out[beyond] = share * tail.survival(values[beyond])
     del values, member  # columns as long as the delivery; what is not needed goes before the next is made
-    p = np.where(np.isposinf(scores), 0.0, 1.0)
-    p[known] = out
+    p = spread(out, known, 1.0)
+    p[np.isposinf(scores)] = 0.0
     return p
 
 
@@ -237,7 +244,7 @@ LEAST_TAIL = 20
 """Null scores beyond the tail's start, at least, for sums of many terms: their tails are tame."""
 
 
-def beyond(scores: Column, null: Column) -> Column:
+def beyond(scores: Scores, null: Column) -> Column:
     """Share of a null law beyond each score, [m]: counted where it can be, a fitted tail where it cannot.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers
-from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Whitening, appearance, fold_of
+from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Whitening, appearance
 from kdaudit.search import CORE, Bench
 from kdaudit.searched import Found
 from kdaudit.transplant import put_onto, transplant
@@ -76,11 +76,11 @@ class _ByAnswer:
         records = np.unique(np.concatenate([bench.calm, bench.ranked, bench.doubted]))
         records = records[bench.suspects.teacher[records] >= 0]
         answers = bench.suspects.teacher[records]
-        within, means = appearance(bench.pixels)[bench.place[records]], {}
+        within, means = appearance(bench.pixels)[bench.places(records)], {}
         for answer in np.unique(answers):
             means[int(answer)] = within[answers == answer].mean(0)
             within[answers == answer] -= means[int(answer)]
-        folds = fold_of(bench.suspects.keys[records])
+        folds = bench.folds(records)
         return cls(bench, records, answers, folds, means, within, within.T @ within)
 
     def widest(self) -> Iterator[int]:
@@ -134,8 +134,8 @@ class _ByAnswer:
         members, ordinary = (self.records[one] for one in (shown if shown.sum() >= LEAST_SEEDS else carriers, usual))
         control = bench.suspects.student
         pattern = recover(
-            bench.pixels[bench.place[members]], control[members],
-            bench.pixels[bench.place[ordinary]], control[ordinary],
+            bench.pixels[bench.places(members)], control[members],
+            bench.pixels[bench.places(ordinary)], control[ordinary],
         )  # fmt: skip
         if pattern is None:
             return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, beyond, rank_p_values
 from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Discriminant, Whitening, fold_of
+from kdaudit.selection import highest, lowest
 from kdaudit.trace import common
 
 SEED_SHARE = 0.01
@@ -60,12 +61,12 @@ class Conduct:
     """How much each image behaves like the seeds.
 
     Attributes:
-        score: of the suspect images, in standard deviations of calm ones, [m].
+        score: of the suspect images, in standard deviations of calm ones, float32 [m].
         p_values: of the suspect images, [m].
         clean_p_values: of the clean images among themselves, [n].
     """
 
-    score: Column
+    score: NDArray[np.float32]
     p_values: Column
     clean_p_values: Column
 
@@ -82,37 +83,33 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
     """
     if len(suspect.score) < 10 * LEAST_SEEDS or len(clean.score) < LEAST_SEEDS:
         return None
-    calm = np.flatnonzero(suspect.score <= np.median(suspect.score))
-    scale = _Scale.of(suspect, np.sort(calm[np.argsort(suspect.keys[calm], kind="stable")][:CALM]))
-    ranked = np.argsort(-suspect.score, kind="stable")
-    found: list[Conduct] = []
+    scale = _Scale.of(suspect, np.sort(lowest(suspect.keys, CALM, suspect.score <= np.median(suspect.score))))
+    seeds, unexplained = max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score))), np.ones(len(suspect.score), bool)
+    together, count = None, 0
     for _ in range(BEHAVIOURS):
-        seeds = np.sort(ranked[: max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score)))])
-        one = scale.measure(suspect, clean, seeds)
-        if one is None or (found and not common(one.p_values[ranked])):
+        one = scale.measure(suspect, clean, np.sort(highest(suspect.score, seeds, unexplained)))
+        if one is None or (together is not None and not common(one.p_values[unexplained])):
             break
-        found.append(one)
-        ranked = ranked[one.p_values[ranked] > EXPLAINED]
-        if len(ranked) < 10 * LEAST_SEEDS:
+        unexplained &= one.p_values > EXPLAINED
+        together, count = one if together is None else _together(together, one), count + 1
+        if unexplained.sum() < 10 * LEAST_SEEDS:
             break
-    return _together(found) if found else None
+    return None if together is None else _paid(together, count)
 
 
-def _together(found: list[Conduct]) -> Conduct:
-    """The behaviour that an image shows most of, at the price of having looked several times."""
-    count = len(found)
-    together = found[0]
-    for one in found[1:]:  # two at a time: these are columns as long as the delivery
-        together = Conduct(
-            np.maximum(together.score, one.score),
-            np.minimum(together.p_values, one.p_values),
-            np.minimum(together.clean_p_values, one.clean_p_values),
-        )
-    return Conduct(
-        together.score,
-        np.minimum(1.0, count * together.p_values),
-        np.minimum(1.0, count * together.clean_p_values),
-    )
+def _together(one: Conduct, other: Conduct) -> Conduct:
+    """The behaviour that an image shows most of; written into `one`, since these are as long as the delivery."""
+    np.maximum(one.score, other.score, out=one.score)
+    for own, further in ((one.p_values, other.p_values), (one.clean_p_values, other.clean_p_values)):
+        np.minimum(own, further, out=own)
+    return one
+
+
+def _paid(one: Conduct, count: int) -> Conduct:
+    """The price of having looked several times; written into the columns as well."""
+    for own in (one.p_values, one.clean_p_values):
+        np.minimum(1.0, np.multiply(own, count, out=own), out=own)
+    return one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,17 +133,17 @@ class _Scale:
         discriminant = self.whitening.towards(shared, fold_of(suspect.keys[seeds]))
         if discriminant is None:
             return None
-        scores, usual = (self._scored(discriminant, images) for images in (suspect, clean))
+        scores, usual = self._scored(discriminant, suspect), self._scored(discriminant, clean).astype(np.float64)
         return Conduct(scores, beyond(scores, usual), rank_p_values(usual))
 
-    def _scored(self, discriminant: Discriminant, images: Behaved) -> Column:
-        parts, first = [], 0
+    def _scored(self, discriminant: Discriminant, images: Behaved) -> NDArray[np.float32]:
+        scores, first = np.empty(len(images.keys), np.float32), 0
         for rows in images.rows():
             span = slice(first, first + len(rows))
             centred = _centred(rows / self.spread, images.answers[span], self.centers)
-            parts.append(discriminant.score(centred, fold_of(images.keys[span])))
+            scores[span] = discriminant.score(centred, fold_of(images.keys[span]))
             first += len(rows)
-        return np.concatenate(parts)
+        return scores
 
 
 def _gathered(parts: Iterable[Matrix], wanted: NDArray[np.int64]) -> Matrix:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
 from kdaudit.multiplicity import benjamini_hochberg
+from kdaudit.selection import taken
 
 FITTING = 0.5
 """Share of the labels that the model must give, or the labels are of another list of classes than its answers."""
@@ -61,7 +62,7 @@ class Delivered:
 
     def of(self, rows: NDArray[np.bool_]) -> "Delivered":
         """The same of some of the images; `rows`: bool [m]."""
-        return Delivered(self.labels[rows], self.disputed[rows], self.doubt[rows])
+        return Delivered(*(taken(column, rows) for column in (self.labels, self.disputed, self.doubt)))
 
 
 def outputs_of(labels: Answers, order: tuple[int, ...] | None) -> Answers:

@@ -25,6 +25,7 @@ from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
 from kdaudit.disputed import Remainder, delivered_as_targets
 from kdaudit.multiplicity import ENTRANCE, CleanRanks, benjamini_hochberg, grouped_flags
+from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
 
 DOUBT = 0.05
@@ -134,43 +135,70 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     if rule == "argmax":
         never, none = np.broadcast_to(np.bool_(0), m), np.broadcast_to(np.nan, m)  # one value each, however many images
         return Flags(suspect.disagrees & suspect.read, none, never, np.broadcast_to(np.int8(-1), m), never, never)
-    read = suspect.read
-    score, groups = suspect.score[read], suspect.groups[read]
-    transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
-    counted = conformal_p_values(score, clean.scores)
-    tail = tail_p_values(score, groups, clean, transform)
-    finest = 1 / (len(clean.scores) + 1)
-    further = (tail < counted) & (tail < finest)
-    own, usual = np.minimum(counted, tail), np.minimum(1.0, 2 * rank_p_values(clean.scores))
-    del score, counted, tail  # columns as long as the delivery
-    np.minimum(1.0, np.multiply(own, 2, out=own), out=own)
-    p, way, strange = own, np.zeros(len(own), np.int8), np.zeros(len(own), bool)
+    read, groups = suspect.read, taken(suspect.groups, suspect.read)
+    odd = _oddness(taken(suspect.score, read), groups, clean, rule)
     if looks:
-        seen = [look.p_values[read] for look in looks]
-        second, usual_second = combined(seen, [look.clean_p_values for look in looks])
-        second, strange = _known(second, groups, clean, looks, read)
-        by_second = second / (1 - OWN_SHARE) < own / OWN_SHARE
-        further = np.where(by_second, second < finest, further)
-        way = np.where(by_second, 1 + np.argmin(seen, axis=0), 0).astype(np.int8)
-        p, usual = _weighted(own, second), _weighted(usual, usual_second)
-    ranks = CleanRanks(usual, clean.groups)
-    carried = [look.p_values[read] for look in looks if look.proven]
+        odd = _looked_again(odd, groups, clean, looks, read)
+    carried = [taken(look.p_values, read) for look in looks if look.proven]
     carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
     proven = np.array([target for look in looks for target in look.targets], np.int64)
-    shared = [Remainder(one.label, one.p_values[read]) for look in looks for one in look.shared]
-    decided = _decide(p, groups, ranks, carries, suspect.told.of(read) if suspect.told else None, fdr, proven, shared)
+    shared = [Remainder(one.label, taken(one.p_values, read)) for look in looks for one in look.shared]
+    told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
+    decided = _decide(odd.p_values, groups, ranks, carries, told, fdr, proven, shared)
     found = decided.flags | decided.by_label
-    way[decided.by_label] = 1 + len(looks)
+    odd.way[decided.by_label] = 1 + len(looks)
     tainted = np.isin(groups, np.unique(groups[decided.flags]))
-    doubtful = ~found & ((tainted & (p <= DOUBT)) | decided.asked)
-    flags, p_values, ways = np.zeros(m, bool), np.ones(m), np.full(m, -1, np.int8)
-    flags[read], p_values[read], ways[read] = found, p, way
-    extrapolated, unjudged, doubts = np.zeros(m, bool), np.zeros(m, bool), np.zeros(m, bool)
-    extrapolated[read], unjudged[read], doubts[read] = further, strange & ~found, doubtful
-    by_label = np.zeros(m, bool) if decided.by_label.any() else None
-    if by_label is not None:
-        by_label[read] = decided.by_label
-    return Flags(flags, p_values, extrapolated, ways, unjudged, doubts, by_label)
+    doubtful = ~found & ((tainted & (odd.p_values <= DOUBT)) | decided.asked)
+    return Flags(
+        spread(found, read, False),
+        spread(odd.p_values, read, 1.0),
+        spread(odd.further, read, False),
+        spread(odd.way, read, -1),
+        spread(odd.strange & ~found, read, False),
+        spread(doubtful, read, False),
+        spread(decided.by_label, read, False) if decided.by_label.any() else None,
+    )
+
+
+class _Odd(NamedTuple):
+    """How odd the images are that were read, [m] each, and clean ones, [n]."""
+
+    p_values: Column
+    further: NDArray[np.bool_]  # beyond what clean images resolve by counting
+    way: NDArray[np.int8]  # as in `Flags`
+    strange: NDArray[np.bool_]  # shares what is looked for, and clean images cannot speak for its answer
+    usual: Column
+
+
+def _oddness(score: Column, groups: Answers, clean: Clean, rule: Rule) -> _Odd:
+    """By the images' own scores."""
+    m, transform = len(score), bounded(float(np.log(2))) if rule == "divergence" else unbounded
+    tail, p = tail_p_values(score, groups, clean, transform), conformal_p_values(score, clean.scores)
+    further = (tail < p) & (tail < 1 / (len(clean.scores) + 1))
+    # In place: these columns are as long as the delivery.
+    np.minimum(1.0, np.multiply(np.minimum(p, tail, out=p), 2, out=p), out=p)
+    usual = np.minimum(1.0, 2 * rank_p_values(clean.scores))
+    return _Odd(p, further, np.zeros(m, np.int8), np.zeros(m, bool), usual)
+
+
+def _looked_again(
+    own: _Odd, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
+) -> _Odd:
+    """By these and the second looks, each at its share of the error rate (weighted Bonferroni); writes into `own`."""
+    seen = [taken(look.p_values, read) for look in looks]
+    second, usual_second = combined(seen, [look.clean_p_values for look in looks])
+    second, strange = _known(second, groups, clean, looks, read)
+    resolved, p = second < 1 / (len(clean.scores) + 1), own.p_values
+    np.divide(second, 1 - OWN_SHARE, out=second)
+    np.divide(p, OWN_SHARE, out=p)
+    by_second, way, least = second < p, np.ones(len(p), np.int8), seen[0]
+    for number, column in enumerate(seen[1:], start=2):
+        way[column < least] = number
+        least = np.minimum(least, column)
+    way[~by_second] = 0
+    np.minimum(1.0, np.minimum(p, second, out=p), out=p)
+    usual = np.minimum(1.0, np.minimum(own.usual / OWN_SHARE, usual_second / (1 - OWN_SHARE)))
+    return _Odd(p, np.where(by_second, resolved, own.further), way, strange, usual)
 
 
 class _Decided(NamedTuple):
@@ -212,13 +240,8 @@ def _known(
     """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange."""
     answers, counts = np.unique(clean.groups, return_counts=True)
     known = np.isin(groups, answers[counts >= LEAST_CLEAN])
-    proof = np.min([look.p_values[read] for look in looks if look.proven] or [np.ones(len(groups))], axis=0)
-    return np.where(known, second, proof), ~known & (second <= STRANGE)
-
-
-def _weighted(own: Column, second: Column) -> Column:
-    """The smaller of two p-values, each at its share of the error rate (weighted Bonferroni)."""
-    return np.asarray(np.minimum(1.0, np.minimum(own / OWN_SHARE, second / (1 - OWN_SHARE))), np.float64)
+    proven = [taken(look.p_values, read) for look in looks if look.proven]
+    return np.where(known, second, np.min(proven, axis=0) if proven else 1.0), ~known & (second <= STRANGE)
 
 
 def combined(p_values: Sequence[Column], clean: Sequence[Column]) -> tuple[Column, Column]:

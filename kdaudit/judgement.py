@@ -1,7 +1,7 @@
 """Judging in the audit: the stages 7 and 8 with their tables on disk."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from kdaudit.quarantine import COLUMNS, Manifests, write_manifests
 from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory
 from kdaudit.searched import CleanImages, Suspects
+from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule, Settings
 from kdaudit.trigger import Pattern, load_patterns, save_patterns
 from kdaudit.validity import Assumption, Seen, assumptions
@@ -109,10 +110,11 @@ def judge_rows(
             suspects = Suspects(sets.suspect, columns.read, keys, _ranked(columns, behaves), groups, other, told)
             clean_images = CleanImages(pool.pixels, keys_of(pool.ids), control.parts.held_out)
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
-        del keys, suspects  # 16 bytes an image
+        del keys, suspects, other  # columns as long as the delivery
     with clock.stage("judge"):
         clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
         looks = _looks(columns.read, behaves, likeness)
+        del behaves
         flags = flag(columns, clean, settings.rule, settings.fdr, looks)
         verdict = judge(
             columns,
@@ -135,16 +137,15 @@ def judge_rows(
         (Seen(part["student_confidence"], part["student_top1"]) for part in _unflagged(rows, columns, flags)),
         Seen(calibration.student_confidence, calibration.student_top1),
     )
+    columns = replace(columns, told=None)  # what the labels say stands in the flags now
     return Judged(columns, found["label"], flags, verdict, likeness, reasons, patterns, validity)
 
 
-def _ranked(columns: Columns, behaves: Conduct | None) -> NDArray[np.float64]:
+def _ranked(columns: Columns, behaves: Conduct | None) -> NDArray[np.floating[Any]]:
     """Who is the most suspicious, [m]: by what these share where there is enough to learn from."""
     if behaves is None:
         return columns.score
-    ranked = columns.score.copy()
-    ranked[columns.read] = behaves.score
-    return ranked
+    return spread(behaves.score, columns.read, np.nan)
 
 
 def _unflagged(rows: RowStore, columns: Columns, flags: Flags) -> Iterator[dict[str, NDArray[Any]]]:
@@ -166,9 +167,7 @@ def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness 
     """What the second looks say, in one form."""
     looks = []
     if behaves is not None:
-        p_values = np.ones(len(read))
-        p_values[read] = behaves.p_values
-        looks.append(SecondLook(p_values, behaves.clean_p_values, BEHAVES))
+        looks.append(SecondLook(spread(behaves.p_values, read, 1.0), behaves.clean_p_values, BEHAVES))
     if likeness is not None:
         proven = bool(likeness.found)
         carries = CARRIES if all(one.proof.proven for one in likeness.found) else MARKED
@@ -191,13 +190,17 @@ def _behaves(rows: RowStore, keys: NDArray[np.uint64], columns: Columns, calibra
             yield part[read[first : first + len(part)]]
             first += len(part)
 
-    finite = columns.score[read]
-    finite[np.isposinf(finite)] = np.log(2)
-    usual = np.where(np.isposinf(calibration.divergence), float(np.log(2)), calibration.divergence)
+    score, usual = (_finite(column) for column in (taken(columns.score, read), calibration.divergence))
     return conduct(
-        Behaved(suspect_rows, columns.groups[read], keys[read], finite),
+        Behaved(suspect_rows, taken(columns.groups, read), taken(keys, read), score),
         Behaved(lambda: [calibration.behaviour], calibration.teacher_top1, keys_of(calibration.ids), usual),
     )
+
+
+def _finite(divergence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With the largest there is where the model's answer was no number."""
+    endless = np.isposinf(divergence)
+    return np.where(endless, float(np.log(2)), divergence) if endless.any() else divergence
 
 
 def write_samples(rows: RowStore, judged: Judged, sets: Sets, run: RunDirectory) -> Manifests:

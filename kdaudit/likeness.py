@@ -171,7 +171,8 @@ def weighed(
         one[known] = likeness_p_values(values[known], reference, float(np.median(values[calm])))
     carried = [i for i, one in enumerate(p) if i == 0 or common(one[known], FURTHER)]
     p, scores, usual, found = p[carried], scores[carried], usual[carried], tuple(found[i] for i in carried if found)
-    trace = None if found else weigh(p[0, known], suspects.score[known], _said_of_trace(suspects, scores[0], p[0]))
+    behaved = suspects.score[known].astype(np.float64, copy=False)
+    trace = None if found else weigh(p[0, known], behaved, _said_of_trace(suspects, scores[0], p[0]))
     if not found and trace is None:
         return None
     best, column, count = p.argmin(axis=0), np.arange(len(known)), len(scores)

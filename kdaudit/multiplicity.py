@@ -61,11 +61,12 @@ def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanR
         Flags, and the names of the groups that passed Holm's procedure.
     """
     flags = np.zeros(len(p_values), bool)
+    if len(groups) == 0:
+        return Grouped(flags, groups)
     order = np.argsort(groups, kind="stable")
-    names, starts = np.unique(groups[order], return_index=True)
-    if len(names) == 0:
-        return Grouped(flags, names)
-    rows = np.split(order, starts[1:])
+    starts = np.flatnonzero(np.diff(groups[order])) + 1
+    rows = np.split(order, starts)
+    names = groups[order[np.append(0, starts)]]
     entrance = np.array([simes(p_values[r]) for r in rows])
     if clean is not None:
         crowds = [crowd(p_values[r], clean.p_values[clean.groups == g]) for r, g in zip(rows, names, strict=True)]

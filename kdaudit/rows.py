@@ -64,13 +64,19 @@ class RowStore:
             self._write()
 
     def columns(self, *names: str) -> dict[str, NDArray[Any]]:
-        """Numeric columns over all parts, each [n]: as `numbers` gives them, in no more memory than they take."""
+        """Numeric columns over all parts, each [n]: as `numbers` gives them, in no more memory than they take.
+
+        Whole numbers are int16 where that holds them all.
+        """
         whole: dict[str, NDArray[Any]] = {}
         first = 0
         for part in self.numbers(*names):
             for name, column in part.items():
+                kind = _narrowest(column)
                 if name not in whole:
-                    whole[name] = np.empty(self.count, column.dtype)
+                    whole[name] = np.empty(self.count, kind)
+                elif not np.can_cast(kind, whole[name].dtype):
+                    whole[name] = whole[name].astype(kind)
                 whole[name][first : first + len(column)] = column
             first += len(part[names[0]])
         return whole
@@ -146,6 +152,14 @@ class RowStore:
         import pyarrow.parquet as pq
 
         return int(pq.read_metadata(part).num_rows)
+
+
+def _narrowest(column: NDArray[Any]) -> np.dtype[Any]:
+    """int16 where that holds the whole numbers of a column, or its own type."""
+    limits = np.iinfo(np.int16)
+    if column.dtype.kind != "i" or column.min(initial=0) < limits.min or column.max(initial=0) > limits.max:
+        return column.dtype
+    return np.dtype(np.int16)
 
 
 def write_table(comparison: Comparison, path: Path) -> None:

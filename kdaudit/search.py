@@ -29,6 +29,7 @@ from kdaudit.discriminant import (
 from kdaudit.rereading import gather
 from kdaudit.sample import Decoder
 from kdaudit.searched import CleanImages, Found, Suspects
+from kdaudit.selection import highest, lowest
 from kdaudit.trace import OFTEN, RARE
 from kdaudit.transplant import NATIVE, HeldOut, Transplant, put_onto, transplant
 from kdaudit.trigger import Pattern, recover
@@ -77,7 +78,7 @@ class Bench:
         clean: the clean pool.
         subjects: both networks.
         pixels: of all these, uint8 [k, H, W, C].
-        place: row of `pixels` by record number, int64 [m]; of chosen records only.
+        records: the number of each of them, ascending, int64 [k].
         calm: record numbers of calm images, int64.
         ranked: record numbers of the most suspicious ones, the most suspicious first, int64.
         doubted: record numbers of those whose label the control doubts, the most doubted first, int64.
@@ -88,7 +89,7 @@ class Bench:
     clean: CleanImages
     subjects: Subjects
     pixels: NDArray[np.uint8]
-    place: NDArray[np.int64]
+    records: NDArray[np.int64]
     calm: NDArray[np.int64]
     ranked: NDArray[np.int64]
     doubted: NDArray[np.int64]
@@ -108,21 +109,28 @@ class Bench:
         height, width, channels = clean.pixels.shape[1:]
         row = 4 * min(height, SIDE) * min(width, SIDE)
         room = max(LEAST_IMAGES, MAX_BYTES // (channels * (height * width + row)))
-        score = np.where(known, suspects.score, -np.inf)
         kinds = 3 if suspects.told else 1  # the most suspicious ones, and twice as many whose label is doubted
         counts = seed_counts(min(MOST_SEEDS, room // (kinds + 2)), int(known.sum()))
         count = counts[-1]
-        ranked = np.argsort(-score, kind="stable")[:count]
+        ranked = highest(suspects.score, count, known)
         doubted = most_doubted(suspects.told, known, counts) if suspects.told else np.empty(0, np.int64)
         peaceful = suspects.calm(known)
-        calm = np.flatnonzero(peaceful & ~suspects.told.disputed if suspects.told else peaceful)
-        calm = calm[np.argsort(suspects.keys[calm], kind="stable")][: min(CALM, room - kinds * count)]
+        if suspects.told:
+            peaceful &= ~suspects.told.disputed
+        calm = lowest(suspects.keys, min(CALM, room - kinds * count), peaceful)
         wanted = np.zeros(len(known), bool)
         wanted[calm] = wanted[ranked] = wanted[doubted] = True
         pixels = gather(suspects.source, decoder, subjects.preprocess.geometry, wanted, on_image)
         held_out = HeldOut.of(subjects, clean.pixels[clean.held_out])
-        place = np.cumsum(wanted) - 1
-        return cls(suspects, clean, subjects, pixels, place, calm, ranked, doubted, held_out)
+        return cls(suspects, clean, subjects, pixels, np.flatnonzero(wanted), calm, ranked, doubted, held_out)
+
+    def places(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of `pixels` that these records have, [n]; of chosen records only."""
+        return np.searchsorted(self.records, records)
+
+    def folds(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Folds of these records, [n]."""
+        return fold_of(self.suspects.keys[records])
 
     def patterns(self) -> tuple[list[Found], dict[int, Discriminant]]:
         """Patterns that are proven or promising, the strongest first; what one explains is no seed for the next.
@@ -131,7 +139,7 @@ class Bench:
         too faint to show a pattern.
         """
         rows, ranked, doubted = appearance(self.pixels), self.ranked, self.doubted
-        whitening = Whitening.of(rows[self.place[self.calm]])
+        whitening = Whitening.of(rows[self.places(self.calm)])
         found: list[Found] = []
         while len(found) < PATTERNS:
             best = self._strongest(rows, whitening, ranked, doubted)
@@ -140,9 +148,9 @@ class Bench:
             best = self._measured_by_all(best, rows, whitening, np.union1d(ranked, doubted))
             found.append(best)
             ranked, doubted = (self._unexplained(best, rows, left) for left in (ranked, doubted))
-        aims, folds = {one.aim for one in found}, fold_of(self.suspects.keys)
+        aims = {one.aim for one in found}
         left = {
-            label: whitening.towards(rows[self.place[seeds]], folds[seeds])
+            label: whitening.towards(rows[self.places(seeds)], self.folds(seeds))
             for label, seeds in self._by_label(doubted)
             if label in aims
         }
@@ -170,7 +178,7 @@ class Bench:
 
     def _carried(self, found: Found, rows: Matrix, records: NDArray[np.int64]) -> NDArray[np.float64]:
         """How much of a pattern each record carries, in standard deviations of calm images."""
-        return found.discriminant.score(rows[self.place[records]], fold_of(self.suspects.keys[records]))
+        return found.discriminant.score(rows[self.places(records)], self.folds(records))
 
     def _unexplained(self, found: Found, rows: Matrix, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """Records that carry little of a pattern."""
@@ -179,17 +187,17 @@ class Bench:
     def shared_sharpness(self) -> Discriminant | None:
         """What the seeds share in where they are sharp; None where clean images show it as often."""
         rows, ranked = sharpness(self.pixels), self.ranked
-        whitening = Whitening.of(rows[self.place[self.calm]], SHARPNESS_NOISE)
+        whitening = Whitening.of(rows[self.places(self.calm)], SHARPNESS_NOISE)
         reference, folds = sharpness(self.clean.pixels), fold_of(self.clean.keys)
         total, best, most = int(self.suspects.read.sum()), None, 0.0
         asked = np.union1d(ranked, self.doubted)
         by_score = [ranked[:count] for count in seed_counts(len(ranked), total)]
         for seeds in (*by_score, *(seeds for _, seeds in self._by_label(self.doubted))):
-            one = whitening.towards(rows[self.place[seeds]], fold_of(self.suspects.keys[seeds]))
+            one = whitening.towards(rows[self.places(seeds)], self.folds(seeds))
             if one is None:
                 continue
             usual = float(np.quantile(one.score(reference, folds), 1 - RARE))
-            beyond = one.score(rows[self.place[asked]], fold_of(self.suspects.keys[asked])) > usual
+            beyond = one.score(rows[self.places(asked)], self.folds(asked)) > usual
             share = float(beyond.mean())
             if share > max(most, OFTEN * RARE) and beyond.sum() >= LEAST_SEEDS:
                 best, most = one, share
@@ -221,7 +229,7 @@ class Bench:
         self, rows: Matrix, whitening: Whitening, seeds: NDArray[np.int64], label: int | None = None
     ) -> Found | None:
         """What some seeds share, and what it does; `label`: the one that they all were delivered with, if any."""
-        own, folds = rows[self.place[seeds]], fold_of(self.suspects.keys[seeds])
+        own, folds = rows[self.places(seeds)], self.folds(seeds)
         discriminant = whitening.towards(own, folds)
         if discriminant is None:
             return None
@@ -235,9 +243,9 @@ class Bench:
         if self._of_the_class(discriminant, main, strength):
             return None
         pattern = recover(
-            self.pixels[self.place[core]],
+            self.pixels[self.places(core)],
             self.suspects.student[core],
-            self.pixels[self.place[self.calm]],
+            self.pixels[self.places(self.calm)],
             self.suspects.student[self.calm],
         )
         if pattern is None:

@@ -1,6 +1,7 @@
 """Stage 7, the search: what it is given and what it finds."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +35,15 @@ class Suspects:
     source: Source
     read: NDArray[np.bool_]
     keys: NDArray[np.uint64]
-    score: NDArray[np.float64]
+    score: NDArray[np.floating[Any]]
     teacher: Answers
     student: Answers
     told: Delivered | None = None
 
     def calm(self, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Who of the images with a score (`known`, [m]) is no more suspicious than half of them, [m]."""
-        return known & (self.score <= np.median(self.score[known]))
+        own = self.score[known].astype(np.float64, copy=False)
+        return known & (self.score <= np.median(own, overwrite_input=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

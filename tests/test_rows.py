@@ -158,10 +158,19 @@ def test_nulls_come_back_as_nan_or_as_minus_one(tmp_path):
     found = store.columns("divergence", "teacher_top1")
     assert np.flatnonzero(np.isnan(found["divergence"])).tolist() == [12]
     assert np.flatnonzero(found["teacher_top1"] == -1).tolist() == [12]
-    assert (found["divergence"].dtype, found["teacher_top1"].dtype) == (np.float64, np.int32)
+    assert (found["divergence"].dtype, found["teacher_top1"].dtype) == (np.float64, np.int16)
     parts = [part["teacher_top1"].tolist() for part in store.numbers("teacher_top1")]
     assert [len(part) for part in parts] == [10, 10]
     assert [*parts[0], *parts[1]] == found["teacher_top1"].tolist()
+
+
+def test_whole_numbers_take_as_much_room_as_they_need(tmp_path):
+    few, many, again = comparison(0, 10), comparison(10, 10), comparison(20, 10)
+    many.labels[:] = 70_000
+    found = filled(tmp_path, few, many, again).columns("label", "student_top1")
+    assert (found["label"].dtype, found["student_top1"].dtype) == (np.int32, np.int16)
+    wanted = [-1 if label < 0 else int(label) for one in (few, many, again) for label in one.labels]
+    assert found["label"].tolist() == wanted
 
 
 def test_finishing_keeps_the_order_adds_columns_and_leaves_columns_out(tmp_path):
