@@ -1,4 +1,5 @@
-"""What victims look like: the suite's own network, others that share nothing with it, and two for larger images.
+"""What victims look like: the suite's own network, others that share nothing with it, two for larger
+images, and one that began as somebody else's.
 
 All take x/255 [B, C, H, W] and give logits [B, K]; `outside` is how the exported file wants to be fed and answers.
 """
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.suite.pretrained import Squeeze
 from kdaudit.preprocess import Preprocess
 
 WIDTH = 24
@@ -206,4 +208,5 @@ FORMS = {
         Enlarged, f"short ResNet-9 of width {WIDTH} behind a strided convolution, images enlarged to 96 px",
         lambda net: net.get_submodule("inner"), times=3,
     ),
+    "pretrained": Form(Squeeze, "SqueezeNet 1.1, trained on ImageNet by others", adam=3e-4),
 }  # fmt: skip
