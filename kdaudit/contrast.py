@@ -22,7 +22,7 @@ from kdaudit.pool import Pool
 from kdaudit.rows import RowStore, write_table
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
-from kdaudit.workbench import Sets, Workbench, placement
+from kdaudit.workbench import Sets, Workbench
 
 PAYS = 0.75
 """Interventions pay where the networks part on an image as it is more than on this share of the clean ones: of poison
@@ -50,9 +50,7 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     partners = Partners.of(pool.pixels[control.parts.distillation], bench.session, bench.preprocess)
     both = Subjects(bench.session, control.session, bench.preprocess, partners, plan, guarded=control.guarded)
     if not plan.steps:
-        return _as_one(
-            both, pool.pixels[control.parts.held_out], settings.graph, placement(settings, bench.signature.side)
-        )
+        return _as_one(both, pool.pixels[control.parts.held_out], settings.graph, bench.placement(settings))
     if not bench.session.features:
         return both
     plain = replace(both, plan=InterventionPlan((), settings.seed))
@@ -60,7 +58,7 @@ def subjects(bench: Workbench, control: Control, pool: Pool, settings: Settings)
     ids = [pool.ids[i] for i in part]
     seen = compare_pixels(plain, pool.pixels[part], ids, batch=_batch(bench, settings), workers=bench.workers)
     both = replace(both, plan=replace(plan, above=float(np.quantile(seen.js, PAYS))))
-    return _as_one(both, pool.pixels[part], settings.graph, placement(settings, bench.signature.side))
+    return _as_one(both, pool.pixels[part], settings.graph, bench.placement(settings))
 
 
 def _as_one(both: Subjects, pixels: NDArray[np.uint8], graph: str, where: Placement) -> Subjects:
@@ -110,7 +108,7 @@ def _rounding(bench: Workbench, pixels: NDArray[np.uint8], settings: Settings) -
         bench.signature,
         provider=settings.provider,
         confined=True,
-        placement=replace(placement(settings, bench.signature.side), fp16=False, tf32=False),
+        placement=replace(bench.placement(settings), fp16=False, tf32=False),
     )
     try:
         tensor = bench.preprocess.apply(pixels)

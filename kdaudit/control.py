@@ -21,7 +21,7 @@ from kdaudit.revival import Trainable, revived
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session
 from kdaudit.settings import Settings
-from kdaudit.workbench import Sets, Workbench, placement
+from kdaudit.workbench import Sets, Workbench
 
 NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
 """Metadata of a control that are whole numbers."""
@@ -154,7 +154,7 @@ def make_control(
         data,
         control_signature(bench.signature),
         provider=settings.provider,
-        placement=placement(settings, bench.signature.side),
+        placement=bench.placement(settings),
     )
     digest = hashlib.sha256(data).hexdigest()
     return Control(
@@ -232,7 +232,7 @@ def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, setti
         signature,
         provider=settings.provider,
         confined=True,
-        placement=placement(settings, bench.signature.side),
+        placement=bench.placement(settings),
     )
     parts = split(pool, int(found["kdaudit.seed"]))
     agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])

@@ -107,6 +107,10 @@ class Workbench:
         """The teacher's signature, with what its behaviour settled."""
         return self.session.signature
 
+    def placement(self, settings: Settings) -> Placement:
+        """On which GPUs the networks run, and how."""
+        return _placement(settings, self.signature)
+
 
 def locate(data: Path, clean: Path | None) -> Places:
     """Tell the suspect set from the clean pool.
@@ -150,7 +154,7 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
         ModelRefused: onnxruntime does not run the model.
     """
     device = choose_device(settings.device)
-    where = placement(settings, teacher.signature.side)
+    where = _placement(settings, teacher.signature)
     session = open_session(teacher.model, teacher.signature, provider=settings.provider, confined=True, placement=where)
     if settings.fp16 and session.provider != "tensorrt":
         session.close()
@@ -168,9 +172,8 @@ def set_up(teacher: Teacher, settings: Settings) -> Workbench:
     return Workbench(teacher, session, decoder, device, settings.workers or cores())
 
 
-def placement(settings: Settings, side: int | None) -> Placement:
-    """On which GPUs the networks run, and how; given `Signature.side` of the model."""
-    return Placement(settings.gpus, settings.fp16, settings.batch_size or gpu_batch(side), settings.tf32)
+def _placement(settings: Settings, model: Signature) -> Placement:
+    return Placement(settings.gpus, settings.fp16, settings.batch_size or gpu_batch(model.side), settings.tf32)
 
 
 def survey_both(places: Places, clock: Clock) -> Sets:

@@ -1,5 +1,4 @@
-"""What victims look like: the suite's own network, others that share nothing with it, two for larger
-images, and one that began as somebody else's.
+"""What victims look like: the suite's own network, others that share nothing with it, some for larger images.
 
 All take x/255 [B, C, H, W] and give logits [B, K]; `outside` is how the exported file wants to be fed and answers.
 """
