@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.multiplicity import benjamini_hochberg
+from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, flags_where_few_are_innocent, most_innocent
 from kdaudit.selection import taken
 
 FITTING = 0.5
@@ -158,6 +158,7 @@ def flags_beside_labels(
     flags: NDArray[np.bool_],
     targets: Answers,
     alpha: float,
+    clean: CleanRanks,
 ) -> NDArray[np.bool_]:
     """The flags once more where the target classes are known, label by label.
 
@@ -174,6 +175,7 @@ def flags_beside_labels(
         flags: what was flagged by answer alone, [m].
         targets: as `targets_of` tells.
         alpha: innocent share of the flags to stay under.
+        clean: clean images and the teacher's answers on them.
 
     Returns:
         Flags [m].
@@ -185,7 +187,9 @@ def flags_beside_labels(
     for target in targets:
         own, other = (np.flatnonzero((groups == target) & one) for one in (told.labels == target, mistaken))
         rare = among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
-        out[own], out[other] = benjamini_hochberg(p_values[own], alpha), benjamini_hochberg(rare, alpha)
+        most = most_innocent(target, len(groups), clean)
+        out[own] = flags_where_few_are_innocent(p_values[own], alpha, most)
+        out[other] = benjamini_hochberg(rare, alpha)
     if carried is not None:
         for rows in (np.flatnonzero(as_target), np.flatnonzero(~as_target)):
             out[rows] |= benjamini_hochberg(carried[rows], alpha)

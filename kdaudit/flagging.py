@@ -229,7 +229,7 @@ def _decide(
     if told is None or len(targets) == 0:
         return _Decided(plain, nobody, nobody)
     inside = 1 - ENTRANCE
-    flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level)
+    flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level, ranks)
     by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, shared)
     return _Decided(flags, by_label, asked)
 

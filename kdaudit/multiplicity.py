@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Answers, Column
+from kdaudit.calibration import Answers, Column, interval
 
 ENTRANCE = 0.2
 """Share of the error rate that is spent on the question which groups hold anything at all."""
 
+FEW = 0.5
+"""A group of which less than this is innocent is tested at a wider level."""
 
 PRICE = 2 / (1 - ENTRANCE)
 """How many times more calibration images the flags need than Benjamini-Hochberg alone: half the error rate is the
@@ -75,8 +77,35 @@ def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanR
     inside = (1 - ENTRANCE) * alpha
     for index in np.flatnonzero(chosen):
         level = inside if certain[index] else inside * chosen.sum() / len(names)
-        flags[rows[index]] = benjamini_hochberg(p_values[rows[index]], level)
+        own = p_values[rows[index]]
+        flags[rows[index]] = flags_where_few_are_innocent(own, level, most_innocent(names[index], len(groups), clean))
     return Grouped(flags, names[certain])
+
+
+def most_innocent(group: int, images: int, clean: CleanRanks | None) -> float:
+    """How many of so many images are innocent ones of a group, surely at most (99 % interval): as clean images say."""
+    if clean is None:
+        return float(images)
+    return images * interval(int((clean.groups == group).sum()), len(clean.groups), 0.99)[1]
+
+
+def flags_where_few_are_innocent(p_values: Column, alpha: float, most: float) -> NDArray[np.bool_]:
+    """Benjamini-Hochberg's flags [m] of a group, at a wider level where poison is most of it.
+
+    The procedure keeps alpha times the share of innocents, so where that is known to be small it flags too little: of
+    many classes one has few images of its own, and poison that is made to be it outnumbers them. How many innocents
+    there are at most clean images say, as long as the delivery has the classes in the same proportions; if it has not,
+    the p-values above one half do (Storey's estimate). The larger counts, and only where it is under a half.
+
+    Args:
+        p_values: of the group's images, [m].
+        alpha: innocent share of the flags to stay under.
+        most: innocent images of the group, at most.
+    """
+    share = max(most / max(1, len(p_values)), storey(p_values))
+    if share >= FEW:
+        return benjamini_hochberg(p_values, alpha)
+    return benjamini_hochberg(p_values, alpha / share) & (p_values <= 0.5)
 
 
 def holm(p_values: Column, alpha: float) -> NDArray[np.bool_]:
@@ -125,6 +154,9 @@ def adaptive_flags(p_values: Column, alpha: float) -> NDArray[np.bool_]:
     The share of innocents is estimated from the p-values above one half (Storey, Taylor and Siegmund, JRSS B, 2004,
     whose estimate keeps the error rate for any number of independent p-values); none above it is ever flagged.
     """
-    m = len(p_values)
-    innocent = min(1.0, 2 * (1 + int((p_values > 0.5).sum())) / max(1, m))
-    return benjamini_hochberg(p_values, alpha / innocent) & (p_values <= 0.5)
+    return benjamini_hochberg(p_values, alpha / storey(p_values)) & (p_values <= 0.5)
+
+
+def storey(p_values: Column) -> float:
+    """Share of innocents among images with these p-values [m], as those above one half tell (at most 1)."""
+    return min(1.0, 2 * (1 + int((p_values > 0.5).sum())) / max(1, len(p_values)))

@@ -20,7 +20,15 @@ from kdaudit.calibration import (
     tail_p_values,
     unbounded,
 )
-from kdaudit.multiplicity import benjamini_hochberg, grouped_flags, holm, simes
+from kdaudit.multiplicity import (
+    CleanRanks,
+    benjamini_hochberg,
+    flags_where_few_are_innocent,
+    grouped_flags,
+    holm,
+    most_innocent,
+    simes,
+)
 
 few_values = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, np.inf])  # ties are what a count gets wrong
 scores = hnp.arrays(np.float64, st.integers(0, 12), elements=few_values)
@@ -184,6 +192,37 @@ def test_grouped_flags_keep_the_innocent_share_and_spare_other_groups():
     assert np.mean(found) > 0.3
     assert np.mean(shares) < 0.1
     assert elsewhere < 300 * 0.5
+
+
+@pytest.mark.parametrize(("innocents", "most"), [(60, 150), (60, 20), (400, 20), (600, 20), (400, 700)])
+def test_where_poison_is_most_of_a_group_the_innocent_share_still_holds(innocents, most):
+    """Also where clean images promise far fewer innocents than there are: the p-values themselves say otherwise."""
+    rng = np.random.default_rng(5)
+    poison = np.arange(1000) >= innocents
+    shares, found, plain = [], [], []
+    for _ in range(300):
+        p = rng.random(1000)
+        p[poison] = rng.random(poison.sum()) ** 12
+        flags = flags_where_few_are_innocent(p, 0.05, most)
+        shares.append(flags[~poison].sum() / max(1, flags.sum()))
+        found.append(flags[poison].mean())
+        plain.append(benjamini_hochberg(p, 0.05)[poison].mean())
+    assert np.mean(shares) < 0.05
+    wider = max(innocents, most) < 450
+    assert (np.mean(found) > np.mean(plain) + 0.02) == wider
+
+
+def test_nothing_but_innocents_stays_at_the_level_whatever_clean_images_promise():
+    rng = np.random.default_rng(6)
+    runs = [flags_where_few_are_innocent(rng.random(200), 0.05, 2.0).any() for _ in range(400)]
+    assert np.mean(runs) < 0.09
+
+
+def test_how_many_innocents_there_may_be_follows_from_their_share_of_the_clean_images():
+    clean = CleanRanks(np.ones(500), np.repeat([3, 4], [10, 490]))
+    assert most_innocent(3, 25_000, clean) == pytest.approx(25_000 * interval(10, 500, 0.99)[1])
+    assert 0 < most_innocent(9, 25_000, clean) < 300  # not seen among 500
+    assert most_innocent(3, 25_000, None) == 25_000
 
 
 # -- power and intervals

@@ -19,6 +19,8 @@ from kdaudit.flagging import Columns, SecondLook, _decide, flag
 from kdaudit.multiplicity import CleanRanks, adaptive_flags, benjamini_hochberg
 
 K = 10
+COMMON = CleanRanks(np.ones(300), np.zeros(300, np.int64))
+"""Clean images that mostly get the target class: that innocents of it are few is not known."""
 
 
 def told_of(labels: np.ndarray, teacher: np.ndarray, student: np.ndarray) -> Delivered:
@@ -178,7 +180,7 @@ def test_the_models_own_mistakes_are_held_against_its_mistakes_elsewhere():
     for seed in range(40):
         d = Delivery(seed)
         plain = d.by_answer()
-        found = flags_beside_labels(d.p, None, d.told, d.teacher, plain, np.array([0]), 0.1)
+        found = flags_beside_labels(d.p, None, d.told, d.teacher, plain, np.array([0]), 0.1, COMMON)
         assert found[:300].all()
         assert not found[d.teacher != 0].any()  # no other answer is touched
         before += int((plain & ~d.poison).sum())
@@ -186,12 +188,30 @@ def test_the_models_own_mistakes_are_held_against_its_mistakes_elsewhere():
     assert after < 0.6 * before
 
 
+def test_where_clean_images_hardly_know_the_target_more_is_flagged_among_its_own():
+    rare = CleanRanks(np.ones(3000), np.arange(3000) % 1000)
+    before = after = 0
+    for seed in range(20):
+        d = Delivery(seed)
+        few = d.poison | (d.labels != 0) | (np.arange(len(d.p)) % 8 == 0)  # an eighth of the class's own images
+        p = np.where(d.poison, d.p * 60, d.p)[few]  # up to 0.06: a little too much
+        told, teacher, targets = d.told.of(few), d.teacher[few], np.array([0])
+        usual, found = (
+            flags_beside_labels(p, None, told, teacher, np.zeros(len(p), bool), targets, 0.05, clean)
+            for clean in (COMMON, rare)
+        )
+        assert not (usual & ~found).any()
+        assert set(told.labels[found & ~usual]) <= {0}
+        before, after = before + int(usual[d.poison[few]].sum()), after + int(found[d.poison[few]].sum())
+    assert after > 1.1 * before
+
+
 def test_carriers_delivered_as_something_else_need_their_own_reasons():
     """Innocents that look like the pattern by chance are many where 300 carriers have earned the threshold."""
     d = Delivery(1)
     rng = np.random.default_rng(2)
     carried = np.where(d.poison, 1e-6, rng.uniform(0, 1, len(d.p)))
-    found = flags_beside_labels(d.p, carried, d.told, d.teacher, np.zeros(len(d.p), bool), np.array([0]), 0.1)
+    found = flags_beside_labels(d.p, carried, d.told, d.teacher, np.zeros(len(d.p), bool), np.array([0]), 0.1, COMMON)
     plain = benjamini_hochberg(carried, 0.1)
     elsewhere = ~d.poison & (d.teacher != 0)
     assert found[d.poison].all()
