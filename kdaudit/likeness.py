@@ -21,6 +21,7 @@ from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
 from kdaudit.search import CORE, Bench
 from kdaudit.searched import CleanImages, Found, Suspects
+from kdaudit.selection import spread, taken
 from kdaudit.trace import RARE, Trace, common, weigh
 
 FURTHER = RARE / 10
@@ -39,7 +40,7 @@ class Likeness:
     Attributes:
         found: the proven patterns; none where the images share a trace only.
         trace: what they share where no pattern was proven.
-        which: the pattern that an image carries most of, int64; -1 where not read or no pattern was proven.
+        which: the pattern that an image carries most of, int8; -1 where not read or no pattern was proven.
         score: standard deviations of calm images; NaN where not read.
         p_values: of "carries nothing of it"; 1 where not read.
         clean_p_values: of the held-out clean images among the clean.
@@ -48,7 +49,7 @@ class Likeness:
 
     found: tuple[Found, ...]
     trace: Trace | None
-    which: NDArray[np.int64]
+    which: NDArray[np.int8]
     score: NDArray[np.float64]
     p_values: NDArray[np.float64]
     clean_p_values: NDArray[np.float64]
@@ -165,26 +166,35 @@ def weighed(
     found: tuple[Found, ...],
 ) -> Likeness | None:
     """What scores [k, m] amount to beside those of clean images [k, n]; None where a trace is no evidence."""
-    calm = suspects.calm(known)
-    p = np.ones_like(scores)
-    for one, values, reference in zip(p, scores, usual, strict=True):
-        one[known] = likeness_p_values(values[known], reference, float(np.median(values[calm])))
-    carried = [i for i, one in enumerate(p) if i == 0 or common(one[known], FURTHER)]
-    p, scores, usual, found = p[carried], scores[carried], usual[carried], tuple(found[i] for i in carried if found)
-    behaved = suspects.score[known].astype(np.float64, copy=False)
-    trace = None if found else weigh(p[0, known], behaved, _said_of_trace(suspects, scores[0], p[0]))
-    if not found and trace is None:
-        return None
-    best, column, count = p.argmin(axis=0), np.arange(len(known)), len(scores)
-    clean_p = np.min([rank_p_values(reference) for reference in usual], axis=0)[held_out]
-    return Likeness(
-        found,
-        trace,
-        np.where(known & bool(found), best, -1),
-        scores[best, column],
-        np.minimum(1.0, count * p[best, column]),
-        np.minimum(1.0, count * clean_p),
-    )
+    calm, carried = suspects.calm(known), [0]
+    p = _own_p_values(scores[0], usual[0], known, calm)
+    score, which, clean_p = scores[0], np.where(known & bool(found), 0, -1).astype(np.int8), rank_p_values(usual[0])
+    for number in range(1, len(scores)):  # one after the other: these are columns as long as the delivery
+        further = _own_p_values(scores[number], usual[number], known, calm)
+        if common(taken(further, known), FURTHER):
+            nearer = further < p
+            score, which = np.where(nearer, scores[number], score), np.where(nearer, np.int8(len(carried)), which)
+            np.minimum(p, further, out=p)
+            np.minimum(clean_p, rank_p_values(usual[number]), out=clean_p)
+            carried.append(number)
+    found = tuple(found[i] for i in carried if found)
+    trace = None
+    if not found:
+        behaved = taken(suspects.score, known).astype(np.float64, copy=False)
+        trace = weigh(taken(p, known), behaved, _said_of_trace(suspects, score, p))
+        if trace is None:
+            return None
+    for one in (p, clean_p):
+        np.minimum(1.0, np.multiply(one, len(carried), out=one), out=one)
+    return Likeness(found, trace, which, score, p, clean_p[held_out])
+
+
+def _own_p_values(
+    scores: NDArray[np.float64], usual: NDArray[np.float64], known: NDArray[np.bool_], calm: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """p-values [m] of "carries nothing of it", 1 where there is no score."""
+    p = likeness_p_values(taken(scores, known), usual, float(np.median(scores[calm])))
+    return spread(p, known, 1.0)
 
 
 def _said_of_trace(suspects: Suspects, score: NDArray[np.float64], p: NDArray[np.float64]) -> LabelProof | None:
@@ -207,4 +217,5 @@ def likeness_p_values(scores: NDArray[np.float64], clean: NDArray[np.float64], m
     symmetric without poison, as the mirror statistics of Dai et al., JASA 2023, assume): it guards against a clean
     pool of another make.
     """
-    return np.maximum(beyond(scores, clean), beyond(scores, 2 * middle - scores))
+    p = beyond(scores, 2 * middle - scores)
+    return np.maximum(p, beyond(scores, clean), out=p)

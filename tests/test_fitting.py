@@ -76,6 +76,14 @@ def test_a_controls_own_recipe_is_taken_where_it_answers_alike_and_is_not_surely
     assert unknown.table == fitted(model, tmp_path, images, given).table
 
 
+def test_a_controls_own_recipe_is_taken_where_labels_cannot_tell_it_from_the_winner(tmp_path):
+    images, labels = PATTERNS.images(200)
+    other, model = "8x8x3-stretch-BGR-NCHW-unit", classifier(PATTERNS, RECIPE)
+    shuffled = np.random.default_rng(0).permutation(labels).tolist()
+    assert fitted(model, tmp_path, images, shuffled, preferred=other).preprocess.recipe == other
+    assert fitted(model, tmp_path, images, labels, preferred=other).preprocess.recipe == RECIPE
+
+
 def test_one_channel(tmp_path):
     gray = Patterns.draw(channels=1)
     images, labels = gray.images(200)

@@ -104,7 +104,8 @@ def fit(
         classes: the data set's names in label order, if it has any.
         decoder: bytes to pixels.
         override: a recipe as `Preprocess.recipe`, or the name of a scale; what it says is not searched for.
-        preferred: the recipe that a control at hand was distilled with: of candidates that answer alike it is the one.
+        preferred: the recipe that a control at hand was distilled with: of candidates that answer alike, or that the
+            labels cannot tell apart, it is the one.
 
     Raises:
         UsageError: a bad override; the message lists the choices.
@@ -204,17 +205,20 @@ def _alike(trials: Trials, top: Preprocess, other: Preprocess, gap: float, error
 
 
 def _as_preferred(trials: Trials, table: list[Candidate], recipe: str) -> list[Candidate]:
-    """The table with the candidate of this recipe first, where it answers as the winner does and is not surely worse.
+    """The table with the candidate of this recipe first, where it is not surely worse than the winner.
 
-    Which of several that answer alike wins depends on the images asked about and on whether they have labels: a control
-    that was distilled on the clean pool alone would find itself made for another one.
+    Which of several wins that answer alike, or are right equally often, depends on the images asked about and on
+    whether they have labels: a control that was distilled on the clean pool alone would find itself made for another
+    one. Without labels the two must answer alike: consistency hardly tells one scale from another.
     """
     best, own = table[0], next((c.preprocess for c in table if c.recipe == recipe), None)
     if own is None or own == best.preprocess:
         return table
     trials.run(own, best.images)
     again = trials.candidate(own)
-    if again.images < best.images or not _alike(trials, best.preprocess, own, *trials.margin(best.preprocess, own)):
+    gap, error = trials.margin(best.preprocess, own)
+    as_good = _alike(trials, best.preprocess, own, gap, error) or (trials.labelled and gap < 2 * error)
+    if again.images < best.images or not as_good:
         return table
     return [again, *(c for c in table if c.preprocess != own)]
 
