@@ -19,7 +19,7 @@ from kdaudit.errors import Inconclusive
 from kdaudit.mixtures import BLENDS, FEW, LEANS, attractor, guarded_targets, share_of, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
-from kdaudit.views import ViewRecipe, draw_views, to_planes, zoom_for
+from kdaudit.views import ViewRecipe, Views, draw_views, is_photograph, to_planes, zoom_for
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 FLIP_AGREEMENT = 0.9
 """Mirrored views are used when the teacher keeps this share of its own answers on mirrored clean images. At 75 % all
 photographs' controls would be two points more faithful, and find no more (docs/design/distillation.md)."""
+
+SHOWN = 4
+"""How often the control is shown a view of a photograph: to ask its teacher costs ten times and more what it costs the
+control to learn from the answer. Views of icons are cheap and always new."""
+
+KEPT_BYTES = 256 << 20
+"""Answers that are kept until their views are shown again; beyond these the teacher is asked once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +136,20 @@ def distil(
     note = checkpoint.with_suffix(".attractor.json") if checkpoint else None
     terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS), str(FEW))
     guarded = _noted(note, terms, "attractor", lambda: attractor(session, preprocess, images, plan.seed))
-    draw = _drawer(session, preprocess, images, views, plan, guarded)
-    shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}"
+    shown = SHOWN if is_photograph(*images.shape[1:3]) else 1
+    draw = _drawer(session, preprocess, images, views, plan, guarded, keep=shown > 1)
+    shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}|{shown}"
     steps = plan.steps
     if steps is None and plan.budget_s is not None:
         note = checkpoint.with_suffix(".budget.json") if checkpoint else None
         terms = joint_digest(shaped, str(plan.seed), str(plan.budget_s), plan.device, form_of(network))
-        steps = _noted(note, terms, "steps", lambda: _steps_for(plan, network, draw, threads))
+        steps = _noted(note, terms, "steps", lambda: _steps_for(plan, network, draw, shown, threads))
     steps = steps or default_steps(len(images), plan.batch)
     recipe = f"{shaped}|{steps}|{plan.seed}"
+    different = -(-steps // shown)  # rounded up
     curve = train(
         network,
-        draw,
+        lambda step: draw(step % different),
         lambda logits, targets: kd_loss(logits, targets, plan.temperature),
         Schedule(steps, epoch=max(1, steps // 40)),
         device=plan.device,
@@ -194,15 +203,24 @@ def _drawer(
     views: ViewRecipe,
     plan: DistillationPlan,
     guarded: int | None,
+    *,
+    keep: bool,
 ) -> Callable[[int], "tuple[Tensor, Tensor]"]:
     share = np.empty(0, np.float32)
     if guarded is not None:
         share = share_of(session, preprocess, images, guarded, plan.temperature)
+    kept: dict[int, NDArray[np.float32]] = {}
 
     def draw(step: int) -> "tuple[Tensor, Tensor]":
         import torch
 
         made = draw_views(images, plan.batch, views, plan.seed, step)
+        targets = kept[step] if step in kept else told(made)
+        if keep and (len(kept) + 1) * targets.nbytes <= KEPT_BYTES:
+            kept[step] = targets
+        return to_planes(made.pixels), torch.from_numpy(targets)
+
+    def told(made: Views) -> NDArray[np.float32]:
         targets = session.logits(preprocess.apply(made.pixels))
         if guarded is not None:
             targets = guarded_targets(targets, made, guarded, share, plan.temperature)
@@ -211,7 +229,7 @@ def _drawer(
                 "the model answers clean images with values that are no numbers, so no control can be distilled from "
                 "it: check --preprocess, and do not use the model"
             )
-        return to_planes(made.pixels), torch.from_numpy(targets)
+        return targets
 
     return draw
 
@@ -232,6 +250,7 @@ def _steps_for(
     plan: DistillationPlan,
     network: "nn.Module",
     draw: Callable[[int], "tuple[Tensor, Tensor]"],
+    shown: int,
     threads: int,
     probe: int = 12,
 ) -> int:
@@ -243,12 +262,12 @@ def _steps_for(
 
     trial = copy.deepcopy(network)
 
-    def timed(steps: int) -> float:
+    def timed(steps: int, first: int) -> float:
         began = time.monotonic()
         schedule = Schedule(steps, steps)
         train(
             trial,
-            draw,
+            lambda step: draw(first + step),
             lambda s, t: kd_loss(s, t, plan.temperature),
             schedule,
             device=plan.device,
@@ -256,8 +275,10 @@ def _steps_for(
         )
         return time.monotonic() - began
 
-    timed(2)  # the first steps pay for thread pools and kernel selection
-    return max(50, int(plan.budget_s / (timed(probe) / probe)))
+    timed(2, 0)  # the first steps pay for thread pools and kernel selection
+    new = timed(probe, 2)
+    again = timed(probe, 2) if shown > 1 else new  # their answers are there by now
+    return max(50, int(plan.budget_s / ((new + (shown - 1) * again) / shown / probe)))
 
 
 def ignores_mirroring(session: Session, preprocess: Preprocess, images: NDArray[np.uint8]) -> bool:

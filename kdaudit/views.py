@@ -41,9 +41,14 @@ ICON_SIDE = 64
 """Up to this many pixels an image shows its object at one size; larger ones are photographs, which views may zoom."""
 
 
+def is_photograph(height: int, width: int) -> bool:
+    """Whether images of this size are taken for photographs rather than icons."""
+    return max(height, width) > ICON_SIDE
+
+
 def zoom_for(height: int, width: int) -> float:
     """The zoom of views of images of this size."""
-    return 0.3 if max(height, width) > ICON_SIDE else 0.0
+    return 0.3 if is_photograph(height, width) else 0.0
 
 
 def generator_of(seed: int, *keys: int) -> np.random.Generator:

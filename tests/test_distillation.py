@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kdaudit import distillation as room
 from kdaudit.distillation import DistillationPlan, _noted, default_steps, distil, top1_of
 from kdaudit.divergence import log_softmax
 from kdaudit.mixtures import BLENDS, attractor, guarded_targets, share_of
@@ -133,3 +134,36 @@ def test_what_was_found_out_about_blends_is_not_asked_again(tmp_path):
     other = Brightness(4)
     distil(other, GREY, FLAT, FLAT[::50], plan, checkpoint=checkpoint, identity="another")
     assert sum(map(len, other.seen)) > BLENDS
+
+
+def test_views_of_photographs_are_shown_several_times_for_one_answer(monkeypatch):
+    side = 72
+    photographs = np.repeat(np.repeat(FLAT[::10], side // 8, axis=1), side // 8, axis=2)
+    recipe = Preprocess.parse(f"{side}x{side}x3-stretch-RGB-NCHW-unit")
+    plan = DistillationPlan(steps=6, batch=16)
+    made = []
+    for kept in (room.KEPT_BYTES, 0):
+        monkeypatch.setattr(room, "KEPT_BYTES", kept)
+        teacher = Brightness(None)
+        control = distil(teacher, recipe, photographs, photographs[:4], plan).network
+        views = [len(seen) for seen in teacher.seen if len(seen) == plan.batch]
+        made.append((len(views), [w.numpy() for w in control.state_dict().values()]))
+    (asked, weights), (each, again) = made
+    assert each - asked == 6 - 2  # two steps' views are asked about, and shown three times
+    assert all(np.array_equal(one, other) for one, other in zip(weights, again, strict=True))
+
+
+def test_views_of_icons_are_always_new(monkeypatch):
+    monkeypatch.setattr(room, "SHOWN", 3)
+    teacher, plan = Brightness(None), DistillationPlan(steps=6, batch=16)
+    distil(teacher, GREY, FLAT, FLAT[:4], plan)
+    views = [seen.tobytes() for seen in teacher.seen if len(seen) == plan.batch]
+    assert len(set(views)) >= 6
+
+
+def test_a_budget_counts_views_that_are_shown_again_as_cheap(monkeypatch):
+    seconds = iter((0.0, 1.0, 10.0, 34.0, 40.0, 52.0))  # two steps to warm up, twelve new ones, the same again
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("kdaudit.training.train", lambda *_args, **_options: None)
+    plan = DistillationPlan(budget_s=100.0)
+    assert room._steps_for(plan, object(), lambda _step: None, 4, 1) == int(100 / ((2 + 3 * 1) / 4))
