@@ -32,8 +32,8 @@ FLIP_AGREEMENT = 0.9
 photographs' controls would be two points more faithful, and find no more (docs/design/distillation.md)."""
 
 SHOWN = 4
-"""How often the control is shown a view of a photograph: to ask its teacher costs ten times and more what it costs the
-control to learn from the answer. Views of icons are cheap and always new."""
+"""How often a control of photographs is shown a view where its time is limited: to ask the teacher can cost ten times
+what it costs the control to learn from the answer. Without a limit every view is new, which is a little better."""
 
 KEPT_BYTES = 256 << 20
 """Answers that are kept until their views are shown again; beyond these the teacher is asked once more."""
@@ -47,7 +47,8 @@ class DistillationPlan:
         temperature: tau.
         batch: views per step.
         steps: optimizer steps; None: as many as `budget_s` allows, or `default_steps`.
-        budget_s: seconds to spend on the training; None: no limit.
+        budget_s: seconds to spend on the training; None: no limit. With a limit views of photographs are shown `SHOWN`
+            times.
         seed: of weights and views.
         device: "cpu" or "cuda".
     """
@@ -136,7 +137,7 @@ def distil(
     note = checkpoint.with_suffix(".attractor.json") if checkpoint else None
     terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS), str(FEW))
     guarded = _noted(note, terms, "attractor", lambda: attractor(session, preprocess, images, plan.seed))
-    shown = SHOWN if is_photograph(*images.shape[1:3]) else 1
+    shown = SHOWN if plan.budget_s is not None and is_photograph(*images.shape[1:3]) else 1
     draw = _drawer(session, preprocess, images, views, plan, guarded, keep=shown > 1)
     shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}|{shown}"
     steps = plan.steps

@@ -136,11 +136,11 @@ def test_what_was_found_out_about_blends_is_not_asked_again(tmp_path):
     assert sum(map(len, other.seen)) > BLENDS
 
 
-def test_views_of_photographs_are_shown_several_times_for_one_answer(monkeypatch):
+def test_within_a_budget_views_of_photographs_are_shown_several_times_for_one_answer(monkeypatch):
     side = 72
     photographs = np.repeat(np.repeat(FLAT[::10], side // 8, axis=1), side // 8, axis=2)
     recipe = Preprocess.parse(f"{side}x{side}x3-stretch-RGB-NCHW-unit")
-    plan = DistillationPlan(steps=6, batch=16)
+    plan = DistillationPlan(steps=6, batch=16, budget_s=60)
     made = []
     for kept in (room.KEPT_BYTES, 0):
         monkeypatch.setattr(room, "KEPT_BYTES", kept)
@@ -153,10 +153,12 @@ def test_views_of_photographs_are_shown_several_times_for_one_answer(monkeypatch
     assert all(np.array_equal(one, other) for one, other in zip(weights, again, strict=True))
 
 
-def test_views_of_icons_are_always_new(monkeypatch):
-    monkeypatch.setattr(room, "SHOWN", 3)
-    teacher, plan = Brightness(None), DistillationPlan(steps=6, batch=16)
-    distil(teacher, GREY, FLAT, FLAT[:4], plan)
+@pytest.mark.parametrize(("side", "budget"), [(8, 60.0), (72, None)])
+def test_views_of_icons_and_without_a_budget_are_always_new(side, budget):
+    images = np.repeat(np.repeat(FLAT[::10], side // 8, axis=1), side // 8, axis=2)
+    recipe = Preprocess.parse(f"{side}x{side}x3-stretch-RGB-NCHW-unit")
+    teacher, plan = Brightness(None), DistillationPlan(steps=6, batch=16, budget_s=budget)
+    distil(teacher, recipe, images, images[:4], plan)
     views = [seen.tobytes() for seen in teacher.seen if len(seen) == plan.batch]
     assert len(set(views)) >= 6
 
