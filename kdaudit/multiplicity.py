@@ -49,9 +49,9 @@ def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanR
     whether more of the group lies low than of its clean like, which a crowd of moderately unusual images shows. Groups
     that pass Holm's procedure at a fifth of alpha hold poison beyond reasonable doubt (with probability 1 - alpha / 5
     not one of them does not), and their images are tested at the rest of alpha. Those that pass Benjamini-Hochberg
-    only are tested at that times the share of groups that passed (Benjamini and Bogomolov, JRSS B, 2014). Innocents of
-    other groups never profit from the threshold that one group's poison has earned, and a group full of poison is not
-    held to the threshold of the whole set.
+    only are tested at that times the weight of the groups that passed (Benjamini and Bogomolov, JRSS B, 2014).
+    Innocents of other groups never profit from the threshold that one group's poison has earned, and a group full of
+    poison is not held to the threshold of the whole set.
 
     Args:
         p_values: [m].
@@ -73,10 +73,12 @@ def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanR
     if clean is not None:
         crowds = [crowd(p_values[r], clean.p_values[clean.groups == g]) for r, g in zip(rows, names, strict=True)]
         entrance = np.minimum(1.0, 2 * np.minimum(entrance, crowds))
-    certain, chosen = holm(entrance, ENTRANCE * alpha), benjamini_hochberg(entrance, alpha)
+    weights = entrance_weights(np.array([len(r) for r in rows]))
+    certain = holm(entrance, ENTRANCE * alpha, weights)
+    chosen = benjamini_hochberg(entrance / (weights * len(names)), alpha)
     inside = (1 - ENTRANCE) * alpha
     for index in np.flatnonzero(chosen):
-        level = inside if certain[index] else inside * chosen.sum() / len(names)
+        level = inside if certain[index] else inside * weights[chosen].sum()
         own = p_values[rows[index]]
         flags[rows[index]] = flags_where_few_are_innocent(own, level, most_innocent(names[index], len(groups), clean))
     return Grouped(flags, names[certain])
@@ -108,11 +110,28 @@ def flags_where_few_are_innocent(p_values: Column, alpha: float, most: float) ->
     return benjamini_hochberg(p_values, alpha / share) & (p_values <= 0.5)
 
 
-def holm(p_values: Column, alpha: float) -> NDArray[np.bool_]:
-    """Rejections [n] of which, with probability 1 - alpha, not one is wrong (Holm, 1979)."""
+def entrance_weights(images: NDArray[np.int64]) -> Column:
+    """How much of the error rate each group's entrance may spend, [G], together 1, from its number of images.
+
+    Half of it alike, half by images: poison makes its target class large, and of a thousand classes a thousandth each
+    would let none in. Weights that no p-value has shaped keep the error rate (Genovese, Roeder and Wasserman, 2006).
+    """
+    return np.asarray((1 / len(images) + images / images.sum()) / 2, np.float64)
+
+
+def holm(p_values: Column, alpha: float, weights: Column | None = None) -> NDArray[np.bool_]:
+    """Rejections [n] of which, with probability 1 - alpha, not one is wrong (Holm, 1979; his weighted procedure).
+
+    Args:
+        p_values: [n].
+        alpha: of one wrong rejection or more.
+        weights: above 0, [n], fixed without regard to the p-values; None: all alike.
+    """
     n = len(p_values)
-    order = np.argsort(p_values, kind="stable")
-    passing = p_values[order] <= alpha / (n - np.arange(n))
+    weights = np.ones(n) if weights is None else weights
+    order = np.argsort(p_values / weights, kind="stable")
+    left = weights[order][::-1].cumsum()[::-1]
+    passing = p_values[order] * left <= alpha * weights[order]
     rejected = np.zeros(n, bool)
     rejected[order[: n if passing.all() else int(np.argmin(passing))]] = True
     return rejected

@@ -23,6 +23,7 @@ from kdaudit.calibration import (
 from kdaudit.multiplicity import (
     CleanRanks,
     benjamini_hochberg,
+    entrance_weights,
     flags_where_few_are_innocent,
     grouped_flags,
     holm,
@@ -128,13 +129,14 @@ def test_simes_of_independent_uniform_p_values_is_uniform():
 def test_grouped_flags_lie_in_selected_groups_only(p, data, alpha):
     groups = data.draw(hnp.arrays(np.int64, len(p), elements=st.integers(-1, 3)))
     flags = grouped_flags(p, groups, alpha).flags
-    names = np.unique(groups)
-    chosen = names[naive_step_up(np.array([simes(p[groups == g]) for g in names]), alpha)]
+    names, images = np.unique(groups, return_counts=True)
+    weight = (1 / len(names) + images / len(p)) / 2
     entrance = np.array([simes(p[groups == g]) for g in names])
-    certain = set(names[holm(entrance, 0.2 * alpha)])
-    assert set(groups[flags]) <= set(chosen)
-    for group in chosen:
-        level = 0.8 * alpha * (1 if group in certain else len(chosen) / len(names))
+    chosen = naive_step_up(entrance / (weight * len(names)), alpha)
+    certain = set(names[holm(entrance, 0.2 * alpha, weight)])
+    assert set(groups[flags]) <= set(names[chosen])
+    for group in names[chosen]:
+        level = 0.8 * alpha * (1 if group in certain else weight[chosen].sum())
         assert flags[groups == group].tolist() == naive_step_up(p[groups == group], level).tolist()
 
 
@@ -148,6 +150,38 @@ def test_holm_rejects_while_each_next_smallest_passes_its_own_bar(p, alpha):
             break
         expected[index] = True
     assert rejected.tolist() == expected.tolist()
+
+
+@given(p_columns, st.data(), levels)
+def test_weighted_holm_rejects_while_each_next_one_passes_its_share_of_what_is_left(p, data, alpha):
+    weights = data.draw(hnp.arrays(np.float64, len(p), elements=st.sampled_from([0.1, 1.0, 2.0, 7.0])))
+    order = np.argsort(p / weights, kind="stable")
+    expected = np.zeros(len(p), bool)
+    for rank, index in enumerate(order):
+        left = weights[order[rank:]].sum()
+        assume(abs(p[index] * left - alpha * weights[index]) > 1e-9)
+        if p[index] * left > alpha * weights[index]:
+            break
+        expected[index] = True
+    assert holm(p, alpha, weights).tolist() == expected.tolist()
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=40))
+def test_what_entrances_may_spend_is_all_there_is_and_no_group_gets_less_than_half_its_share(images):
+    weights = entrance_weights(np.array(images))
+    assert weights.sum() == pytest.approx(1)
+    assert (weights >= 0.5 / len(images)).all()
+
+
+def test_of_a_thousand_classes_one_that_holds_the_poison_is_let_in():
+    rng = np.random.default_rng(2)
+    groups = np.concatenate([np.zeros(1250, np.int64), np.arange(24_000) % 1000])
+    p = np.concatenate([rng.uniform(5e-5, 2e-4, 1250), rng.random(24_000)])  # finer no calibration of a thousand gets
+    flags = grouped_flags(p, groups, 0.05).flags
+    assert flags[:1250].all()
+    assert flags[1250:].sum() <= 5
+    innocent = [grouped_flags(rng.random(25_250), groups, 0.05).flags.any() for _ in range(60)]
+    assert np.mean(innocent) < 0.15  # nominal 0.05, Monte-Carlo error 0.03
 
 
 @pytest.mark.parametrize("poisoned", [1, 3, 10])
