@@ -227,7 +227,7 @@ def test_what_rounding_does_is_measured_against_float32(teacher, monkeypatch, ro
         return Exact()
 
     monkeypatch.setattr(contrast, "open_session", opened)
-    bench = SimpleNamespace(teacher=teacher, signature=teacher.signature, preprocess=PREPROCESS, session=session)
+    bench = workbench.Workbench(teacher, session, open_decoder(), "cpu", 1, SimpleNamespace(preprocess=PREPROCESS))
     said = contrast._rounding(bench, Patterns.draw().copies(30)[0], Settings(**{rounded: True}))
     assert said.startswith(name)
     assert "on 30 of 30 clean images" in said
