@@ -13,7 +13,7 @@ from kdaudit.errors import DataError, UsageError
 from kdaudit.fitting import fit
 from kdaudit.fitting.alignment import align, named_order
 from kdaudit.fitting.scores import consistency, output_kind
-from kdaudit.fitting.trials import Candidate
+from kdaudit.fitting.trials import Candidate, Trial
 from kdaudit.opening import open_session
 from kdaudit.preprocess import Preprocess
 from kdaudit.source import open_source
@@ -82,6 +82,21 @@ def test_a_controls_own_recipe_is_taken_where_labels_cannot_tell_it_from_the_win
     shuffled = np.random.default_rng(0).permutation(labels).tolist()
     assert fitted(model, tmp_path, images, shuffled, preferred=other).preprocess.recipe == other
     assert fitted(model, tmp_path, images, labels, preferred=other).preprocess.recipe == RECIPE
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_controls_own_recipe_that_the_model_cannot_be_run_with_is_not_taken(labelled, tmp_path, monkeypatch):
+    images, labels = PATTERNS.images(200)
+    other, run = "8x8x3-stretch-BGR-NCHW-unit", fitting.Trials.run
+
+    def refusing(trials, preprocess, images):
+        if preprocess.recipe == other:
+            trials._trials.setdefault(preprocess, Trial()).failed = "it does not run"
+        run(trials, preprocess, images)
+
+    monkeypatch.setattr(fitting.Trials, "run", refusing)
+    found = fitted(classifier(PATTERNS, RECIPE), tmp_path, images, labels if labelled else None, preferred=other)
+    assert found.preprocess.recipe == RECIPE
 
 
 def test_one_channel(tmp_path):

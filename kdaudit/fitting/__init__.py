@@ -216,11 +216,11 @@ def _as_preferred(trials: Trials, table: list[Candidate], recipe: str) -> list[C
         return table
     trials.run(own, best.images)
     again = trials.candidate(own)
-    gap, error = trials.margin(best.preprocess, own)
-    as_good = _alike(trials, best.preprocess, own, gap, error) or (trials.labelled and gap < 2 * error)
-    if again.images < best.images or not as_good:
+    if again.images < best.images:  # the model cannot be run with it
         return table
-    return [again, *(c for c in table if c.preprocess != own)]
+    gap, error = trials.margin(best.preprocess, own)
+    as_good = gap < 2 * error if trials.labelled else trials.same(best.preprocess, own) >= SAME_ANSWERS
+    return [again, *(c for c in table if c.preprocess != own)] if as_good else table
 
 
 def _verdict(trials: Trials, table: list[Candidate], signature: Signature, classes: tuple[str, ...] | None) -> Fitted:
