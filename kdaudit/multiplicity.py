@@ -107,7 +107,7 @@ def flags_where_few_are_innocent(p_values: Column, alpha: float, most: float) ->
     share = max(most / max(1, len(p_values)), storey(p_values))
     if share >= FEW:
         return benjamini_hochberg(p_values, alpha)
-    return benjamini_hochberg(p_values, alpha / share) & (p_values <= 0.5)
+    return _adapted(p_values, alpha, share)
 
 
 def entrance_weights(images: NDArray[np.int64]) -> Column:
@@ -173,7 +173,12 @@ def adaptive_flags(p_values: Column, alpha: float) -> NDArray[np.bool_]:
     The share of innocents is estimated from the p-values above one half (Storey, Taylor and Siegmund, JRSS B, 2004,
     whose estimate keeps the error rate for any number of independent p-values); none above it is ever flagged.
     """
-    return benjamini_hochberg(p_values, alpha / storey(p_values)) & (p_values <= 0.5)
+    return _adapted(p_values, alpha, storey(p_values))
+
+
+def _adapted(p_values: Column, alpha: float, share: float) -> NDArray[np.bool_]:
+    """Benjamini-Hochberg's flags [m] at the level that a share of innocents allows; nothing above one half."""
+    return benjamini_hochberg(p_values, alpha / share) & (p_values <= 0.5)
 
 
 def storey(p_values: Column) -> float:

@@ -34,14 +34,7 @@ def lowest(values: NDArray[Any], count: int, among: Mask) -> Rows:
 
 def highest(values: NDArray[np.floating[Any]], count: int, among: Mask) -> Rows:
     """Row numbers of the `count` highest values, the highest first, equal ones in order; as `lowest`."""
-    own = values[among]
-    if count < len(own):
-        first = len(own) - count
-        own.partition(first)
-        rows = np.flatnonzero(among & (values >= own[first]))
-    else:
-        rows = np.flatnonzero(among)
-    return np.asarray(rows[np.argsort(-values[rows], kind="stable")][:count], np.int64)
+    return lowest(-values, count, among)
 
 
 def taken(column: NDArray[Any], rows: Mask) -> NDArray[Any]:
