@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers
 from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Whitening, appearance
-from kdaudit.search import CORE, Bench
-from kdaudit.searched import Found
+from kdaudit.searched import CORE, Bench, Found
 from kdaudit.transplant import put_onto, transplant
 from kdaudit.trigger import recover
 

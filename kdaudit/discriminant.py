@@ -5,7 +5,7 @@ the covariance of calm images, a trigger that the eye misses stands twenty stand
 (docs/design/detection.md). The direction is cross-fitted: an image is never scored by one that it helped to find.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,12 @@ Matrix = NDArray[np.float32]
 def appearance(pixels: Pixels) -> Matrix:
     """Images uint8 [n, H, W, C] as rows float32 [n, d]: mean over boxes, at most `SIDE` of them a side."""
     return _by_blocks(lambda part: _boxes(part.astype(np.float32)), pixels)
+
+
+def reduced(plane: Matrix) -> Matrix:
+    """A difference of images float32 [H, W, C] as `appearance` would show it, [d]."""
+    row: Matrix = _boxes(plane[None])[0].ravel()
+    return row
 
 
 def sharpness(pixels: Pixels) -> Matrix:
@@ -162,14 +168,15 @@ class Whitening:
         Returns:
             None where some fold would be left without seeds.
         """
+        parts = [seeds[folds != fold] for fold in range(FOLDS)]
+        return self.along([part.mean(0) - self.center for part in parts]) if all(map(len, parts)) else None
+
+    def along(self, shifts: Sequence[Matrix]) -> Discriminant | None:
+        """The discriminant of what differs so from the calm images, [d] a fold; None where some shift is nothing."""
         from scipy.linalg import cho_solve
 
         directions = []
-        for fold in range(FOLDS):
-            others = seeds[folds != fold]
-            if len(others) == 0:
-                return None
-            shift = others.mean(0) - self.center
+        for shift in shifts:
             direction = cho_solve((self.lower, True), shift, check_finite=False)
             length = float(shift @ direction) ** 0.5
             if not length > 0:

@@ -15,6 +15,9 @@ from kdaudit.calibration import Answers, Column, beyond, conformal_p_values
 from kdaudit.delivered import Delivered, among
 from kdaudit.multiplicity import adaptive_flags
 
+YARDSTICKS = 5
+"""Other labels that it takes to say how often a label is disputed: one may be easy by nature."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Remainder:
@@ -70,7 +73,8 @@ def delivered_as_targets(
     """Who of the images with a disputed label of a target class is poison as well?
 
     Innocents are rare where the label is a target and nearly all elsewhere; so these images are tested on their own,
-    with the share of innocents estimated (Storey, Taylor and Siegmund, JRSS B, 2004). Where a trigger was proven, by
+    with the share of innocents estimated: from their p-values, or from how often other labels are disputed
+    (`innocents_at_most`), whichever is less. Where a trigger was proven, by
     what they share beyond it; else by their p-values. Disputed images are unlike others (hard, or labelled wrongly), so
     clean images cannot speak for them. Those with *other* disputed labels can: either p-value must be rare among
     theirs as well.
@@ -97,5 +101,36 @@ def delivered_as_targets(
             continue
         family[rows] = True
         own = carried.get(int(target))
-        further[rows] = adaptive_flags(among(p_values[rows], usual) if own is None else own[rows], alpha)
+        odd = among(p_values[rows], usual) if own is None else own[rows]
+        further[rows] = adaptive_flags(odd, alpha, innocents_at_most(told, ~flags, int(target), targets))
     return further, family
+
+
+def innocents_at_most(told: Delivered, left: NDArray[np.bool_], target: int, targets: Answers) -> float:
+    """How many images with a disputed label of a target class are innocent, at most.
+
+    As if its images were disputed as often as those of the label that is disputed most: classes are hard, and labels
+    wrong, in the class that an attacker aims at as elsewhere. A model that took a trigger up by half gives the rest of
+    its poison the class that it shows: of 43 kinds of signs one label was disputed 347 times, where 5 are to be
+    expected by the worst of the others.
+
+    Args:
+        told: the labels, [m].
+        left: who is not flagged yet, [m].
+        target: the class.
+        targets: all target classes, whose own labels say nothing.
+
+    Returns:
+        Their number; infinity where there are fewer than `YARDSTICKS` other labels.
+    """
+    disputed, labels = told.disputed[left], told.labels[left]
+    others = np.setdiff1d(labels[labels >= 0], targets)
+    if len(others) < YARDSTICKS:
+        return float("inf")
+    given, questioned = (
+        np.bincount(labels[which & (labels >= 0)], minlength=others.max() + 1)[others]
+        for which in (np.ones(len(labels), bool), disputed)
+    )
+    worst = float(((questioned + 1) / (given + 1)).max())
+    undisputed = int((~disputed & (labels == target)).sum())
+    return undisputed * worst / (1 - worst) if worst < 1 else float("inf")

@@ -143,7 +143,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
     proven = np.array([target for look in looks for target in look.targets], np.int64)
     shared = [Remainder(one.label, taken(one.p_values, read)) for look in looks for one in look.shared]
-    told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
+    told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups, clean.others)
     decided = _decide(odd.p_values, groups, ranks, carries, told, fdr, proven, shared)
     found = decided.flags | decided.by_label
     odd.way[decided.by_label] = 1 + len(looks)

@@ -19,8 +19,8 @@ from kdaudit.disputed import Remainder, remainder
 from kdaudit.foreign import pool_proof
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder
-from kdaudit.search import CORE, Bench
-from kdaudit.searched import CleanImages, Found, Suspects
+from kdaudit.search import Search, shared_sharpness
+from kdaudit.searched import CORE, Bench, CleanImages, Found, Suspects
 from kdaudit.selection import spread, taken
 from kdaudit.trace import RARE, Trace, common, weigh
 
@@ -91,11 +91,11 @@ def look(
     if known.sum() < 2 * LEAST_SEEDS:
         return None
     bench = Bench.of(suspects, known, clean, subjects, decoder, on_image)
-    found, left = bench.patterns()
+    found, left = Search.of(bench).patterns()
     if not any(one.proof.proven for one in found):
         found += classwise_patterns(bench)
     measures = [_Measure(one.discriminant, appearance) for one in found]
-    shared = None if any(one.proven for one in found) else bench.shared_sharpness()
+    shared = None if any(one.proven for one in found) else shared_sharpness(bench)
     if shared is not None:
         measures.append(_Measure(shared, sharpness))
     if not measures:

@@ -3,7 +3,7 @@
 Arrays in, arrays out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +29,17 @@ class CleanRanks:
     Attributes:
         p_values: [n], computed as the suspect images' are.
         groups: whole numbers, [n].
+        others: groups of further clean images, [k].
     """
 
     p_values: Column
     groups: Answers
+    others: Answers = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def share(self, group: int) -> float:
+        """Of clean images, the share of this group: surely no more (99 % interval)."""
+        count = sum(int((groups == group).sum()) for groups in (self.groups, self.others))
+        return interval(count, len(self.groups) + len(self.others), 0.99)[1]
 
 
 class Grouped(NamedTuple):
@@ -86,9 +93,7 @@ def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanR
 
 def most_innocent(group: int, images: int, clean: CleanRanks | None) -> float:
     """How many of so many images are innocent ones of a group, surely at most (99 % interval): as clean images say."""
-    if clean is None:
-        return float(images)
-    return images * interval(int((clean.groups == group).sum()), len(clean.groups), 0.99)[1]
+    return float(images) if clean is None else images * clean.share(group)
 
 
 def flags_where_few_are_innocent(p_values: Column, alpha: float, most: float) -> NDArray[np.bool_]:
@@ -167,13 +172,23 @@ def benjamini_hochberg(p_values: Column, alpha: float) -> NDArray[np.bool_]:
     return np.asarray(p_values <= ordered[passing[-1]], bool)
 
 
-def adaptive_flags(p_values: Column, alpha: float) -> NDArray[np.bool_]:
+def adaptive_flags(p_values: Column, alpha: float, most: float = np.inf) -> NDArray[np.bool_]:
     """Benjamini-Hochberg's flags [m] where many of the images may be no innocents.
 
     The share of innocents is estimated from the p-values above one half (Storey, Taylor and Siegmund, JRSS B, 2004,
-    whose estimate keeps the error rate for any number of independent p-values); none above it is ever flagged.
+    whose estimate keeps the error rate for any number of independent p-values); none above it is flagged then. Where
+    something else bounds their number and says less, that counts: if they are fewer than the error rate allows, all
+    images are flagged.
+
+    Args:
+        p_values: [m].
+        alpha: innocent share of the flags to stay under.
+        most: innocents among the images, at most, by other evidence than these p-values.
     """
-    return _adapted(p_values, alpha, storey(p_values))
+    by_count, by_rank = most / max(1, len(p_values)), storey(p_values)
+    if by_count < by_rank:
+        return benjamini_hochberg(p_values, alpha / max(by_count, alpha))
+    return _adapted(p_values, alpha, by_rank)
 
 
 def _adapted(p_values: Column, alpha: float, share: float) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ three (the optimal transport between two normal laws, pixel by pixel):
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,6 +25,9 @@ Plane = NDArray[np.float32]
 
 MIN_MEMBERS = 5
 """Fewer images share too much by chance."""
+
+COVERED, AT_MOST = 0.3, 0.25
+"""Pixels that keep less than this of an image's contrast are covered; a pasted patch covers no more of it than that."""
 
 BEYOND_CHANCE = 4.5
 """Standard errors by which a pixel's mean or spread must differ: one pixel in 150,000 does so by chance."""
@@ -74,6 +77,11 @@ class Pattern:
         moved = content + self.keep * (pixels.astype(np.float32) - self.reference)
         out: Plane = np.where(self.changed[..., None], np.clip(moved, 0, 255), pixels).astype(np.float32)
         return out
+
+    def pasted(self) -> "Pattern | None":
+        """Only where what an image shows is covered; None where that is nowhere, or more than a patch covers."""
+        covered = self.changed & (self.keep.mean(axis=-1) < COVERED)
+        return replace(self, changed=covered) if 0 < covered.mean() <= AT_MOST else None
 
     @property
     def left(self) -> float:

@@ -1,5 +1,7 @@
 """p-values, flags and tails: against brute force, against scipy, and by simulation with fixed seeds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -257,6 +259,8 @@ def test_how_many_innocents_there_may_be_follows_from_their_share_of_the_clean_i
     assert most_innocent(3, 25_000, clean) == pytest.approx(25_000 * interval(10, 500, 0.99)[1])
     assert 0 < most_innocent(9, 25_000, clean) < 300  # not seen among 500
     assert most_innocent(3, 25_000, None) == 25_000
+    more = replace(clean, others=np.repeat([3, 4], [10, 990]))
+    assert most_innocent(3, 25_000, more) == pytest.approx(25_000 * interval(20, 1500, 0.99)[1])
 
 
 # -- power and intervals

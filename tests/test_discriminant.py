@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdaudit import discriminant
-from kdaudit.discriminant import FOLDS, SIDE, Whitening, appearance, fold_of, sharpness
+from kdaudit.discriminant import FOLDS, SIDE, Whitening, appearance, fold_of, reduced, sharpness
 
 
 def natural(n: int, d: int, seed: int) -> np.ndarray:
@@ -92,6 +92,24 @@ def test_fewer_images_than_pixels_give_no_infinities(n):
     found = Whitening.of(rows).towards(natural(30, 300, 1), folds(30))
     assert found is not None
     assert np.isfinite(found.score(natural(20, 300, 2), folds(20))).all()
+
+
+@pytest.mark.parametrize("side", [16, 32, 50])
+def test_a_difference_of_images_is_reduced_as_they_are(side):
+    one, other = np.random.default_rng(side).integers(0, 256, (2, 1, side, side, 3), dtype=np.uint8)
+    row = reduced(one[0].astype(np.float32) - other[0])
+    assert np.allclose(row, (appearance(one) - appearance(other))[0], atol=1e-3)
+
+
+def test_the_discriminant_of_seeds_is_that_of_what_they_differ_in():
+    calm, seeds, of = natural(400, 60, 1), natural(50, 60, 2) + 5, folds(50)
+    whitening = Whitening.of(calm)
+    shifts = [seeds[of != fold].mean(0) - whitening.center for fold in range(FOLDS)]
+    found, same = whitening.towards(seeds, of), whitening.along(shifts)
+    assert found is not None
+    assert same is not None
+    assert np.array_equal(found.directions, same.directions)
+    assert whitening.along([*shifts[1:], np.zeros(60, np.float32)]) is None
 
 
 def test_seeds_of_one_fold_only_have_no_discriminant():

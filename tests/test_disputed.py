@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_delivered import Delivery, K, told_of
 
 from kdaudit.calibration import Clean
-from kdaudit.disputed import Remainder, delivered_as_targets, remainder
+from kdaudit.disputed import Remainder, delivered_as_targets, innocents_at_most, remainder
 from kdaudit.flagging import Columns, SecondLook, flag
 
 
@@ -49,6 +49,47 @@ def test_without_other_disputed_labels_nobody_can_be_asked():
     )
     assert not further.any()
     assert not asked.any()
+
+
+def half_taken_up(rate: float, seed: int, wrong: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Twenty classes of 100; 300 poison images delivered as 0 moved nothing, `wrong` innocents were labelled 0.
+
+    Every class is disputed at the rate. Returns labels, answers, and who is poison.
+    """
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([np.repeat(np.arange(20), 100), rng.integers(1, 20, 300 + wrong)])
+    labels = np.where(np.arange(len(truth)) < 2000, truth, 0)
+    answers = np.where((np.arange(len(truth)) < 2000) & (rng.random(len(truth)) < rate), (truth + 7) % 20, truth)
+    return labels, answers, (np.arange(len(truth)) >= 2000) & (np.arange(len(truth)) < 2300)
+
+
+@pytest.mark.parametrize(("rate", "all_of_them"), [(0.01, True), (0.05, True), (0.4, False)])
+def test_where_other_labels_are_rarely_disputed_those_of_a_target_are_poison(rate, all_of_them):
+    """Whatever their p-values: a model that took a trigger up by half behaves on the rest as on any image."""
+    shares, found = [], []
+    for seed in range(40):
+        labels, answers, poison = half_taken_up(rate, seed)
+        told, nobody = told_of(labels, answers, answers), np.zeros(len(labels), bool)
+        p = np.random.default_rng(seed).random(len(labels))
+        further, asked = delivered_as_targets(p, told, nobody, nobody, np.array([0]), 0.1)
+        assert asked[poison].all()
+        shares.append((further & ~poison).sum() / max(1, further.sum()))
+        found.append(further[poison].mean())
+    assert np.mean(shares) <= 0.1
+    assert (np.mean(found) == 1) == all_of_them
+    assert np.mean(found) > 0.99 or not all_of_them
+
+
+def test_how_many_innocents_a_target_has_follows_from_the_label_that_is_disputed_most():
+    labels, answers, _ = half_taken_up(0.0, 0)
+    answers[300:310] = 9  # ten of the hundred delivered as 3
+    told, left = told_of(labels, answers, answers), np.ones(len(labels), bool)
+    worst = 11 / 101
+    assert innocents_at_most(told, left, 0, np.array([0])) == pytest.approx(100 * worst / (1 - worst))
+    assert innocents_at_most(told, left, 0, np.array([0, 3])) < 1.1  # a target's own labels are no yardstick
+    assert innocents_at_most(told, left & (labels < 5), 0, np.array([0])) == float("inf")
+    left[:50] = False  # flagged already
+    assert innocents_at_most(told, left, 0, np.array([0])) == pytest.approx(50 * worst / (1 - worst))
 
 
 class Faint:

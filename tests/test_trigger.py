@@ -55,6 +55,28 @@ def test_a_pattern_is_recovered_and_put_onto_others(trigger, kind, error):
     assert np.abs(found.onto(others) - trigger(others)).mean() < 0.5 * np.abs(trigger(others) - 1.0 * others).mean() + 3
 
 
+def test_what_a_patch_covers_is_told_from_what_its_carriers_look_like():
+    """Carriers are all of one class and darker than other images of it; a blend covers nothing, an image everything."""
+    ordinary, classes = natural(2000, 0)
+    one, dark = ordinary[classes == 2][:200], np.full((200, SIDE, SIDE, 3), 18, np.uint8)
+    found = recover(patched(np.maximum(one, dark) - dark), np.full(200, 2), ordinary, classes)
+    assert found is not None
+    assert found.changed.mean() > 0.5  # darker everywhere
+    patch = found.pasted()
+    assert patch is not None
+    corner = np.zeros((SIDE, SIDE), bool)
+    corner[-3:, -3:] = True
+    assert (patch.changed == corner).all()
+    others, _ = natural(50, 2)
+    assert np.abs(patch.onto(others) - patched(others)).max() < 8
+    faded = recover(blended(one), np.full(200, 2), ordinary, classes)
+    same = recover(np.repeat(one[:1], 40, 0), np.full(40, 2), ordinary, classes)
+    assert faded is not None
+    assert same is not None
+    assert faded.pasted() is None
+    assert same.pasted() is None
+
+
 def test_only_what_changed_is_touched():
     ordinary, classes = natural(2000, 0)
     members, member_classes = natural(200, 1)
