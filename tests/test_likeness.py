@@ -16,7 +16,7 @@ from kdaudit.interventions import keys_of
 from kdaudit.likeness import _asked_by_label, likeness_p_values, look, weighed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
-from kdaudit.search import proof_of
+from kdaudit.search import Search, proof_of
 from kdaudit.searched import Bench, CleanImages, Found, Suspects
 from kdaudit.transplant import HeldOut, Transplant
 from kdaudit.trigger import Pattern
@@ -259,6 +259,25 @@ def test_without_a_patch_or_a_model_that_listens_nothing_is_proven(world):
     signs = Signs(**world)
     found = look(signs.suspects, signs.clean, signs.subjects, open_decoder("pillow"))
     assert found is None or not found.found
+
+
+@pytest.mark.parametrize(
+    ("label", "target", "labelled", "aimed"),
+    [
+        (None, 0, True, [1, 1, 1, 0, 0]),
+        (None, 0, False, [1, 1, 0, 0, 0]),
+        (None, None, True, [1, 1, 1, 1, 1]),
+        (3, 0, True, [0, 1, 0, 1, 0]),
+    ],
+)
+def test_a_trigger_is_measured_by_those_that_are_aimed_at_its_target(label, target, labelled, aimed):
+    """Answer or label is the target, or the label is the one that it was found by; a class of its own is neither."""
+    teacher, labels = np.array([9, 0, 0, 5, 4, 4]), np.array([9, 0, 3, 0, 3, 4])
+    told = SimpleNamespace(labels=labels) if labelled else None
+    bench = SimpleNamespace(suspects=SimpleNamespace(teacher=teacher, told=told))
+    found = SimpleNamespace(label=label, target=target)
+    who = Search(bench, None, None)._aimed(found, np.arange(1, 6))
+    assert who.astype(int).tolist() == aimed
 
 
 def test_a_pattern_that_moves_nobody_is_no_trigger():
