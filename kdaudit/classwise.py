@@ -72,10 +72,10 @@ class _ByAnswer:
 
     @classmethod
     def of(cls, bench: Bench) -> "_ByAnswer":
-        records = np.unique(np.concatenate([bench.calm, bench.ranked, bench.doubted]))
-        records = records[bench.suspects.teacher[records] >= 0]
+        answered = bench.suspects.teacher[bench.records] >= 0
+        records, within, means = bench.records[answered], appearance(bench.pixels), {}
+        within = within if answered.all() else within[answered]  # in place, where it can be: it is the largest there is
         answers = bench.suspects.teacher[records]
-        within, means = appearance(bench.pixels)[bench.places(records)], {}
         for answer in np.unique(answers):
             means[int(answer)] = within[answers == answer].mean(0)
             within[answers == answer] -= means[int(answer)]

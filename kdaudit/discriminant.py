@@ -34,6 +34,9 @@ BEHAVIOUR_NOISE = 0.22
 BLOCK = 1 << 24
 """Bytes of pixels that are made rows at once: what is made of them in between takes up to fourteen times as much."""
 
+PART = 1024
+"""Images whose rows are held at once where only their covariance is wanted."""
+
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float32]
 
@@ -134,6 +137,27 @@ class Whitening:
         center = calm.mean(0)
         rows = calm - center
         return cls.of_scatter(center, rows.T @ rows, len(calm), noise)
+
+    @classmethod
+    def of_images(
+        cls, pixels: Pixels, chosen: NDArray[np.int64], rows: Callable[[Pixels], Matrix], noise: float = NOISE
+    ) -> "Whitening":
+        """From the rows of chosen images of uint8 [n, H, W, C], a few at a time: all together they would fill memory.
+
+        Args:
+            pixels: images.
+            chosen: which of them, one at least.
+            rows: makes rows of images.
+            noise: granted to every column.
+        """
+        parts = np.array_split(chosen, -(-len(chosen) // PART))
+        center = sum(rows(pixels[part]).sum(0, dtype=np.float64) for part in parts) / len(chosen)
+        center = np.asarray(center, np.float32)
+        scatter = np.zeros((len(center), len(center)), np.float32)
+        for part in parts:
+            differences = rows(pixels[part]) - center
+            scatter += differences.T @ differences
+        return cls.of_scatter(center, scatter, len(chosen), noise)
 
     @classmethod
     def of_scatter(cls, center: Matrix, scatter: Matrix, images: int, noise: float = NOISE) -> "Whitening":

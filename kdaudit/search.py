@@ -50,19 +50,22 @@ class Search:
 
     Attributes:
         bench: the images.
-        rows: what they look like, float32 [k, d].
-        whitening: by the calm ones among them.
+        asked: record numbers of those that are suspicious or whose label is doubted, ascending, int64 [s].
+        rows: what these look like, float32 [s, d].
+        whitening: by the calm ones.
     """
 
     bench: Bench
+    asked: NDArray[np.int64]
     rows: Matrix
     whitening: Whitening
 
     @classmethod
     def of(cls, bench: Bench) -> "Search":
-        """Look at every image once."""
-        rows = appearance(bench.pixels)
-        return cls(bench, rows, Whitening.of(rows[bench.places(bench.calm)]))
+        """Look at the images; the calm ones are many, and only how they vary is kept of them."""
+        asked = np.union1d(bench.ranked, bench.doubted)
+        whitening = Whitening.of_images(bench.pixels, bench.places(bench.calm), appearance)
+        return cls(bench, asked, appearance(bench.pixels[bench.places(asked)]), whitening)
 
     def patterns(self) -> tuple[list[Found], dict[int, Discriminant]]:
         """Patterns that are proven or promising, the strongest first; what one explains is no seed for the next.
@@ -84,7 +87,7 @@ class Search:
         return found, {label: one for label, one in left.items() if one is not None}
 
     def _rows(self, records: NDArray[np.int64]) -> Matrix:
-        return self.rows[self.bench.places(records)]
+        return self.rows[np.searchsorted(self.asked, records)]
 
     def _towards(self, seeds: NDArray[np.int64]) -> Discriminant | None:
         return self.whitening.towards(self._rows(seeds), self.bench.folds(seeds))
@@ -216,18 +219,18 @@ class Search:
 
 def shared_sharpness(bench: Bench) -> Discriminant | None:
     """What the seeds share in where they are sharp; None where clean images show it as often."""
-    rows, ranked = sharpness(bench.pixels), bench.ranked
-    whitening = Whitening.of(rows[bench.places(bench.calm)], SHARPNESS_NOISE)
+    ranked, asked = bench.ranked, np.union1d(bench.ranked, bench.doubted)
+    whitening = Whitening.of_images(bench.pixels, bench.places(bench.calm), sharpness, SHARPNESS_NOISE)
+    rows = sharpness(bench.pixels[bench.places(asked)])
     reference, folds = sharpness(bench.clean.pixels), fold_of(bench.clean.keys)
     total, best, most = int(bench.suspects.read.sum()), None, 0.0
-    asked = np.union1d(ranked, bench.doubted)
     by_score = [ranked[:count] for count in seed_counts(len(ranked), total)]
     for seeds in (*by_score, *(seeds for _, seeds in bench.by_label(bench.doubted))):
-        one = whitening.towards(rows[bench.places(seeds)], bench.folds(seeds))
+        one = whitening.towards(rows[np.searchsorted(asked, seeds)], bench.folds(seeds))
         if one is None:
             continue
         usual = float(np.quantile(one.score(reference, folds), 1 - RARE))
-        beyond = one.score(rows[bench.places(asked)], bench.folds(asked)) > usual
+        beyond = one.score(rows, bench.folds(asked)) > usual
         share = float(beyond.mean())
         if share > max(most, OFTEN * RARE) and beyond.sum() >= LEAST_SEEDS:
             best, most = one, share

@@ -112,5 +112,17 @@ def test_the_discriminant_of_seeds_is_that_of_what_they_differ_in():
     assert whitening.along([*shifts[1:], np.zeros(60, np.float32)]) is None
 
 
+@pytest.mark.parametrize("rows", [appearance, sharpness])
+def test_images_are_whitened_a_few_at_a_time_as_all_at_once(rows, monkeypatch):
+    pixels = np.random.default_rng(7).integers(0, 256, (300, 6, 6, 3), dtype=np.uint8)
+    chosen = np.arange(0, 300, 3)
+    together = Whitening.of(rows(pixels[chosen]))
+    for part in (7, 100, 4096):
+        monkeypatch.setattr(discriminant, "PART", part)
+        found = Whitening.of_images(pixels, chosen, rows)
+        assert np.allclose(found.center, together.center, rtol=1e-5)
+        assert np.allclose(found.lower, together.lower, rtol=1e-3, atol=1e-3)
+
+
 def test_seeds_of_one_fold_only_have_no_discriminant():
     assert Whitening.of(natural(100, 10, 0)).towards(natural(5, 10, 1), np.zeros(5, np.int64)) is None

@@ -276,7 +276,7 @@ def test_a_trigger_is_measured_by_those_that_are_aimed_at_its_target(label, targ
     told = SimpleNamespace(labels=labels) if labelled else None
     bench = SimpleNamespace(suspects=SimpleNamespace(teacher=teacher, told=told))
     found = SimpleNamespace(label=label, target=target)
-    who = Search(bench, None, None)._aimed(found, np.arange(1, 6))
+    who = Search(bench, *[None] * 3)._aimed(found, np.arange(1, 6))
     assert who.astype(int).tolist() == aimed
 
 
