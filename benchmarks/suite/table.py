@@ -82,17 +82,17 @@ def brief(rows: Sequence[Row]) -> str:
     lines = [f"| | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
     order = list(TITLES)
     for r in sorted(
-        rows, key=lambda r: (not r["poison"], not took(r), r["data"] != "cifar10", order.index(r["attack"]))
+        rows, key=lambda r: (not r["poison"], not counts(r), r["data"] != "cifar10", order.index(r["attack"]))
     ):
         m = r["methods"]["kdaudit"]
         title = ("" if r["data"] == "cifar10" else f"{r['data'].upper()}: ") + TITLES[r["attack"]]
         if r["poison"]:
-            title += f"{'' if took(r) else ' (did not take)'}, {100 * r['rate']:g} %"
+            title += f"{'' if took(r) else ' (did not take)'}, {_rate(r)}"
         others = " | ".join(_cell(r["methods"].get(name)) for name in shown)
         share, work = _percent(m["wrong"], _flags(m)), _percent(m["hits_at_work"], m["at_work"])
         lines.append(f"| {title} | **{_cell(m)}** | {work} | {share} | {r['verdict']} | {others} |")
     attacks = [r for r in rows if r["poison"]]
-    for what, some in (("that took", [r for r in attacks if took(r)]), ("altogether", attacks)):
+    for what, some in (("that took", [r for r in attacks if counts(r)]), ("altogether", attacks)):
         if some:
             tpr, fpr = _mean([r["methods"]["kdaudit"] for r in some])
             lines += ["", f"Mean of the {len(some)} attacks {what}: {tpr:.1f} / {fpr:.2f}."]
@@ -162,8 +162,19 @@ def took(row: Row) -> bool:
     return all(low > model["success"] / model["struck"] for model in others if model is not None)
 
 
+def whole(row: Row) -> bool:
+    """Whether at least half of the poison could be made: clean-label poison is of one class, which may be rare."""
+    return bool(2 * row["poison"] >= row["rate"] * row["images"])
+
+
+def counts(row: Row) -> bool:
+    """Whether a row with poison counts in the means."""
+    return took(row) and whole(row)
+
+
 def _means(rows: Sequence[Row]) -> list[str]:
-    attacks = [r for r in rows if r["poison"] and took(r)]
+    attacks = [r for r in rows if r["poison"] and counts(r)]
+    few = [_name(r) for r in rows if r["poison"] and not whole(r)]
     failed = [_name(r) for r in rows if r["poison"] and not took(r)]
     if not attacks:
         return []
@@ -180,6 +191,8 @@ def _means(rows: Sequence[Row]) -> list[str]:
             "",
             f"Left out, because networks that never saw the trigger reach the teacher's ASR: {', '.join(failed)}.",
         ]
+    if few:
+        out += ["", f"Left out, because their target class has too few images for the rate: {', '.join(few)}."]
     out += ["", f"Innocent share of the flags over the nominal 5 % in {broken} of {len(kept)} cases."]
     return out
 
@@ -196,7 +209,12 @@ def _youden(m: Row) -> float:
 
 def _name(r: Row) -> str:
     form = "" if r["form"] == USUAL else f"{r['form']}: "
-    return f"{form}{r['data']} {r['attack']}{'*' if r['holdout'] else ''} ({100 * r['rate']:g} %, seed {r['seed']})"
+    return f"{form}{r['data']} {r['attack']}{'*' if r['holdout'] else ''} ({_rate(r)}, seed {r['seed']})"
+
+
+def _rate(r: Row) -> str:
+    """Of the poison, as asked for, or as it came out where its class has too few images."""
+    return f"{100 * r['rate']:g} %" if whole(r) else f"{100 * r['poison'] / r['images']:.2f} %"
 
 
 def _share(fidelity: Row) -> str:
