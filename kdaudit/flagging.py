@@ -224,7 +224,7 @@ def _decide(
     # images by their answer, half for carriers whatever their answer.
     level, nobody = fdr if carries is None else fdr / 2, np.zeros(len(p), bool)
     flags, certain = grouped_flags(p, groups, level, ranks)
-    plain = flags | (benjamini_hochberg(carries, level) if carries is not None else nobody)
+    plain = flags | (_carriers(carries, groups, proven, level) if carries is not None else nobody)
     targets = targets_of(told, groups, plain, certain, proven) if told is not None else proven
     if told is None or len(targets) == 0:
         return _Decided(plain, nobody, nobody)
@@ -232,6 +232,18 @@ def _decide(
     flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level, ranks)
     by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, shared)
     return _Decided(flags, by_label, asked)
+
+
+def _carriers(carries: Column, groups: Answers, proven: Answers, level: float) -> NDArray[np.bool_]:
+    """Carriers of proven triggers, [m]; those that the teacher gives a target apart from those that it does not.
+
+    A trigger that moves most images leaves few carriers another answer. Images that look like one by nature have theirs
+    all: near-equal frames of one sign must not profit from a thousand carriers at the target.
+    """
+    flags, moved = np.zeros(len(carries), bool), np.isin(groups, proven)
+    for rows in (np.flatnonzero(moved), np.flatnonzero(~moved)):
+        flags[rows] = benjamini_hochberg(carries[rows], level)
+    return flags
 
 
 def _known(

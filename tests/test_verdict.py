@@ -439,6 +439,23 @@ def test_an_image_says_which_look_it_was_flagged_for():
     assert (found.way[~columns.read] == -1).all()
 
 
+@pytest.mark.parametrize(("targets", "spared"), [((0,), True), ((), False)])
+def test_what_looks_like_a_trigger_by_nature_does_not_profit_from_its_carriers(targets, spared):
+    """Without labels: 600 carriers have the target as answer; 40 near-equal frames of another class resemble it."""
+    rng, m, n = np.random.default_rng(7), 20_000, 500
+    groups = rng.integers(1, K, m)
+    groups[:600] = 0
+    carries = rng.uniform(1e-3, 1, m)
+    carries[:600], carries[600:640], carries[640:650] = 1e-7, 5e-4, 1e-9
+    clean = Clean(rng.exponential(0.02, n), rng.integers(0, K, n))
+    columns = Columns(np.ones(m, bool), groups, np.zeros(m, bool), rng.exponential(0.02, m))
+    look = SecondLook(carries, rng.uniform(1 / n, 1, n), "carries", proven=True, targets=targets)
+    found = flag(columns, clean, "divergence", 0.05, (look,))
+    assert found.flag[:600].all()
+    assert found.flag[640:650].all()  # whatever their answer
+    assert found.flag[600:640].any() != spared
+
+
 def test_an_answer_that_clean_images_do_not_get_is_told_and_not_judged():
     columns, clean = suspects(seed=4)
     m, n = len(columns.read), len(clean.scores)
