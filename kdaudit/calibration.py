@@ -5,7 +5,7 @@ Arrays in, arrays out. Scores are float64, larger = more suspicious.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -192,12 +192,10 @@ class Clean:
     Attributes:
         scores: float64 [n].
         groups: the teacher's answers, [n].
-        others: its answers on further clean images, which have no scores to go by, [k].
     """
 
     scores: Column
     groups: Answers
-    others: Answers = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Transform") -> Column:

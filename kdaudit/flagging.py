@@ -24,7 +24,7 @@ from kdaudit.calibration import (
 from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
 from kdaudit.disputed import Remainder, delivered_as_targets
-from kdaudit.multiplicity import ENTRANCE, CleanRanks, benjamini_hochberg, grouped_flags
+from kdaudit.multiplicity import ENTRANCE, LEAST_CLEAN, CleanRanks, benjamini_hochberg, grouped_flags
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
 
@@ -32,10 +32,6 @@ DOUBT = 0.05
 """Unflagged images with a p-value up to this are doubtful where their answer has flags: a handful of poison images
 that the error rate had to leave are enough to teach a network their trigger again."""
 
-
-LEAST_CLEAN = 2
-"""An answer that fewer calibration images get is none that clean images can speak for: what its images share may be the
-class itself, which the control never learned."""
 
 STRANGE = 0.01
 """p-value up to which an image with such an answer is strange enough to be told of."""
@@ -143,7 +139,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
     proven = np.array([target for look in looks for target in look.targets], np.int64)
     shared = [Remainder(one.label, taken(one.p_values, read)) for look in looks for one in look.shared]
-    told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups, clean.others)
+    told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
     decided = _decide(odd.p_values, groups, ranks, carries, told, fdr, proven, shared)
     found = decided.flags | decided.by_label
     odd.way[decided.by_label] = 1 + len(looks)

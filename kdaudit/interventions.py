@@ -75,11 +75,6 @@ class Partners:
         counts = np.bincount(answers, minlength=teacher.signature.classes)
         return cls(pixels[order], np.concatenate([[0], np.cumsum(counts)]))
 
-    @property
-    def answers(self) -> NDArray[np.int64]:
-        """The teacher's answers, [n]."""
-        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
-
     def choose(self, keys: NDArray[np.uint64], answers: NDArray[np.int64], draw: int) -> Pixels:
         """One partner for each image, never one that the teacher gives the same answer.
 

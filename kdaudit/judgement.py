@@ -112,7 +112,7 @@ def judge_rows(
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
         del keys, suspects, other  # columns as long as the delivery
     with clock.stage("judge"):
-        clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1, subjects.partners.answers)
+        clean = Clean(score_of(calibration, settings.rule), calibration.teacher_top1)
         looks = _looks(columns.read, behaves, likeness)
         del behaves
         flags = flag(columns, clean, settings.rule, settings.fdr, looks)

@@ -3,7 +3,7 @@
 Arrays in, arrays out.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,10 @@ ENTRANCE = 0.2
 FEW = 0.5
 """A group of which less than this is innocent is tested at a wider level."""
 
+LEAST_CLEAN = 2
+"""A group of which there are fewer clean images is none that these can speak for: what its images share may be the
+class itself, which the control never learned."""
+
 PRICE = 2 / (1 - ENTRANCE)
 """How many times more calibration images the flags need than Benjamini-Hochberg alone: half the error rate is the
 tail's, and a fifth goes to the entrance."""
@@ -29,17 +33,10 @@ class CleanRanks:
     Attributes:
         p_values: [n], computed as the suspect images' are.
         groups: whole numbers, [n].
-        others: groups of further clean images, [k].
     """
 
     p_values: Column
     groups: Answers
-    others: Answers = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def share(self, group: int) -> float:
-        """Of clean images, the share of this group: surely no more (99 % interval)."""
-        count = sum(int((groups == group).sum()) for groups in (self.groups, self.others))
-        return interval(count, len(self.groups) + len(self.others), 0.99)[1]
 
 
 class Grouped(NamedTuple):
@@ -92,8 +89,15 @@ def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanR
 
 
 def most_innocent(group: int, images: int, clean: CleanRanks | None) -> float:
-    """How many of so many images are innocent ones of a group, surely at most (99 % interval): as clean images say."""
-    return float(images) if clean is None else images * clean.share(group)
+    """How many of so many images are innocent ones of a group, surely at most (99 % interval): as clean images say.
+
+    All, where fewer than `LEAST_CLEAN` of them are of the group: the clean pool may lack it, and its images be strange
+    to the control for that alone. (GTSRB's untargeted row has a class of which the pool holds nothing: 233 innocents.)
+    """
+    like = int((clean.groups == group).sum()) if clean is not None else 0
+    if clean is None or like < LEAST_CLEAN:
+        return float(images)
+    return images * interval(like, len(clean.groups), 0.99)[1]
 
 
 def flags_where_few_are_innocent(p_values: Column, alpha: float, most: float) -> NDArray[np.bool_]:

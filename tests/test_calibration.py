@@ -1,7 +1,5 @@
 """p-values, flags and tails: against brute force, against scipy, and by simulation with fixed seeds."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -255,12 +253,24 @@ def test_nothing_but_innocents_stays_at_the_level_whatever_clean_images_promise(
 
 
 def test_how_many_innocents_there_may_be_follows_from_their_share_of_the_clean_images():
-    clean = CleanRanks(np.ones(500), np.repeat([3, 4], [10, 490]))
+    clean = CleanRanks(np.ones(500), np.repeat([3, 5, 6, 4], [10, 2, 1, 487]))
     assert most_innocent(3, 25_000, clean) == pytest.approx(25_000 * interval(10, 500, 0.99)[1])
-    assert 0 < most_innocent(9, 25_000, clean) < 300  # not seen among 500
+    assert 100 < most_innocent(5, 25_000, clean) < 500
+    assert most_innocent(6, 25_000, clean) == most_innocent(9, 25_000, clean) == 25_000  # the pool may lack these
     assert most_innocent(3, 25_000, None) == 25_000
-    more = replace(clean, others=np.repeat([3, 4], [10, 990]))
-    assert most_innocent(3, 25_000, more) == pytest.approx(25_000 * interval(20, 1500, 0.99)[1])
+
+
+@pytest.mark.parametrize(("in_the_pool", "flagged"), [(0, 10), (1, 10), (2, 400)])
+def test_a_group_that_the_clean_pool_lacks_is_not_tested_at_a_wider_level(in_the_pool, flagged):
+    """All 400 images of it are strange, ten surely; how few of them are innocent only its clean like can tell."""
+    rng = np.random.default_rng(5)
+    groups = np.append(np.repeat(np.arange(10), 900), np.repeat(10, 400))
+    p = rng.uniform(0, 1, len(groups))
+    p[-400:] = rng.uniform(0.03, 0.06, 400)
+    p[-10:] = 1e-7
+    clean = CleanRanks(rng.uniform(0, 1, 500), np.append(np.arange(500 - in_the_pool) % 10, np.repeat(10, in_the_pool)))
+    found = grouped_flags(p, groups, 0.05, clean)
+    assert found.flags[groups == 10].sum() == flagged
 
 
 # -- power and intervals

@@ -250,7 +250,6 @@ def test_partners_are_sorted_by_the_teachers_answer():
     partners = Partners.of(pool, teacher, PREPROCESS, batch=7)
     answers = teacher.logits(PREPROCESS.apply(partners.pixels)).argmax(1)
     assert (np.diff(answers) >= 0).all()
-    assert np.array_equal(partners.answers, answers)
     assert partners.starts.tolist() == [int((answers < k).sum()) for k in range(CLASSES + 1)]
     assert sorted(map(bytes, partners.pixels)) == sorted(map(bytes, pool))
 
