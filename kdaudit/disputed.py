@@ -74,10 +74,9 @@ def delivered_as_targets(
 
     Innocents are rare where the label is a target and nearly all elsewhere; so these images are tested on their own,
     with the share of innocents estimated: from their p-values, or from how often other labels are disputed
-    (`innocents_at_most`), whichever is less. Where a trigger was proven, by
-    what they share beyond it; else by their p-values. Disputed images are unlike others (hard, or labelled wrongly), so
-    clean images cannot speak for them. Those with *other* disputed labels can: either p-value must be rare among
-    theirs as well.
+    (`innocents_at_most`), whichever is less. Where a trigger was proven, by what they share beyond it; else by their
+    p-values. Disputed images are unlike others (hard, or labelled wrongly), so clean images cannot speak for them.
+    Those with *other* disputed labels can: either p-value must be rare among theirs as well.
 
     Args:
         p_values: of all images, [m].
@@ -128,8 +127,7 @@ def innocents_at_most(told: Delivered, left: NDArray[np.bool_], target: int, tar
     if len(others) < YARDSTICKS:
         return float("inf")
     given, questioned = (
-        np.bincount(labels[which & (labels >= 0)], minlength=others.max() + 1)[others]
-        for which in (np.ones(len(labels), bool), disputed)
+        np.bincount(some[some >= 0], minlength=others.max() + 1)[others] for some in (labels, labels[disputed])
     )
     worst = float(((questioned + 1) / (given + 1)).max())
     undisputed = int((~disputed & (labels == target)).sum())
