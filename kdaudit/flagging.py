@@ -32,7 +32,6 @@ DOUBT = 0.05
 """Unflagged images with a p-value up to this are doubtful where their answer has flags: a handful of poison images
 that the error rate had to leave are enough to teach a network their trigger again."""
 
-
 STRANGE = 0.01
 """p-value up to which an image with such an answer is strange enough to be told of."""
 

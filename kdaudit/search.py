@@ -122,7 +122,9 @@ class Search:
             members = members[self._aimed(found, members)]
             if abs(len(members) - before) <= SETTLED * before:
                 break
-            again, before = self._shared(members, found.label, pasted=found.pasted), len(members)
+            along, before = self._towards(members), len(members)
+            along = self._covering(along, members) if found.pasted else along
+            again = self._shared(along, members, found.label, pasted=found.pasted)
             if again is None or not (again.proof.proven or (again.promising and not found.proof.proven)):
                 break
             found = replace(found, discriminant=again.discriminant, strength=again.strength)
@@ -147,25 +149,32 @@ class Search:
 
         Poison made of one class shares that class's look besides. A look comes in degrees, a pasted patch does not.
         """
-        whole = self._shared(seeds, label)
+        along = self._towards(seeds)
+        whole = self._shared(along, seeds, label)
         if whole is not None and whole.proof.proven:
             return whole
-        patch = self._shared(seeds, label, pasted=True)
+        patch = self._shared(self._covering(along, seeds), seeds, label, pasted=True)
         return patch if patch is not None and patch.proof.proven else whole
 
-    def _shared(self, seeds: NDArray[np.int64], label: int | None = None, *, pasted: bool = False) -> Found | None:
+    def _shared(
+        self,
+        discriminant: Discriminant | None,
+        seeds: NDArray[np.int64],
+        label: int | None = None,
+        *,
+        pasted: bool = False,
+    ) -> Found | None:
         """What some seeds share, and what it does.
 
         Args:
+            discriminant: of what they share; None: nothing.
             seeds: record numbers.
             label: the one that they all were delivered with, if any.
             pasted: only the pixels that a patch covers.
         """
-        bench, discriminant = self.bench, self._towards(seeds)
-        if discriminant is not None and pasted:
-            discriminant = self._covering(seeds[self._score(discriminant, seeds) > CORE])
         if discriminant is None:
             return None
+        bench = self.bench
         carried = self._score(discriminant, seeds)
         core = seeds[carried > CORE]
         if len(core) == 0:
@@ -192,8 +201,11 @@ class Search:
         pattern = recover(members, control[core], ordinary, control[bench.calm])
         return pattern.pasted() if pattern is not None and pasted else pattern
 
-    def _covering(self, core: NDArray[np.int64]) -> Discriminant | None:
-        """The discriminant of what is pasted onto the core; None where some fold would see nothing of the kind."""
+    def _covering(self, along: Discriminant | None, seeds: NDArray[np.int64]) -> Discriminant | None:
+        """The discriminant of what is pasted onto the seeds that stand out along another; None: some fold sees none."""
+        if along is None:
+            return None
+        core = seeds[self._score(along, seeds) > CORE]
         folds, shifts = self.bench.folds(core), []
         for fold in range(FOLDS):
             pattern = self._pattern(core[folds != fold], pasted=True)
