@@ -69,6 +69,7 @@ def delivered_as_targets(
     targets: Answers,
     alpha: float,
     shared: Sequence[Remainder] = (),
+    share: float = 0.0,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Who of the images with a disputed label of a target class is poison as well?
 
@@ -76,7 +77,8 @@ def delivered_as_targets(
     with the share of innocents estimated: from their p-values, or from how often other labels are disputed
     (`innocents_at_most`), whichever is less. Where a trigger was proven, by what they share beyond it; else by their
     p-values. Disputed images are unlike others (hard, or labelled wrongly), so clean images cannot speak for them.
-    Those with *other* disputed labels can: either p-value must be rare among theirs as well.
+    Those with *other* disputed labels, of no target class where there are such, can: a p-value must be rare among
+    theirs as well.
 
     Args:
         p_values: of all images, [m].
@@ -86,6 +88,7 @@ def delivered_as_targets(
         targets: as `delivered.targets_of` tells.
         alpha: innocent share of the flags to stay under.
         shared: what the doubted images of some target classes share.
+        share: of innocents that a class's further flags may bring among all that it has.
 
     Returns:
         Further flags [m], and who was asked about, [m].
@@ -93,15 +96,17 @@ def delivered_as_targets(
     further, family = np.zeros(len(p_values), bool), np.zeros(len(p_values), bool)
     left = told.disputed & ~flags
     carried = {one.label: one.p_values for one in shared}
+    honest = left & ~plain & ~np.isin(told.labels, targets)
     for target in targets:
-        rows = np.flatnonzero(left & (told.labels == target))
-        usual = p_values[left & ~plain & (told.labels != target)]
-        if len(rows) == 0 or len(usual) == 0:
+        rows, own = np.flatnonzero(left & (told.labels == target)), carried.get(int(target))
+        usual = p_values[honest if honest.any() else left & ~plain & (told.labels != target)]
+        if len(rows) == 0 or (own is None and len(usual) == 0):
             continue
         family[rows] = True
-        own = carried.get(int(target))
         odd = among(p_values[rows], usual) if own is None else own[rows]
-        further[rows] = adaptive_flags(odd, alpha, innocents_at_most(told, ~flags, int(target), targets))
+        most = innocents_at_most(told, ~flags, int(target), targets)
+        earned = share * int((flags & (told.labels == target)).sum())
+        further[rows] = adaptive_flags(odd, alpha, most, earned)
     return further, family
 
 

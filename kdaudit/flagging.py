@@ -27,6 +27,7 @@ from kdaudit.disputed import Remainder, delivered_as_targets
 from kdaudit.multiplicity import ENTRANCE, LEAST_CLEAN, CleanRanks, benjamini_hochberg, grouped_flags
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
+from kdaudit.unseen import Worn, wearing
 
 DOUBT = 0.05
 """Unflagged images with a p-value up to this are doubtful where their answer has flags: a handful of poison images
@@ -38,6 +39,11 @@ STRANGE = 0.01
 OWN_SHARE = 0.2
 """Of the error rate, where there are second looks, what an image's own score may spend: what only that sees lies far
 out, so a fifth is enough; the second looks decide about the many that do not."""
+
+
+BESIDE = 0.1
+"""Of the error rate, where there are labels, what each of two questions about disputed ones may spend: further flags
+of a target class, measured against all that it has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +106,7 @@ class SecondLook:
         proven: whether what they share is a proven trigger.
         targets: the target classes of proven triggers.
         shared: what the doubted images of these classes share beyond them.
+        worn: how far each image is from wearing them.
     """
 
     p_values: NDArray[np.float64]
@@ -108,6 +115,7 @@ class SecondLook:
     proven: bool = False
     targets: tuple[int, ...] = ()
     shared: tuple[Remainder, ...] = ()
+    worn: tuple[Worn, ...] = ()
 
 
 def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence[SecondLook] = ()) -> Flags:
@@ -138,8 +146,9 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
     proven = np.array([target for look in looks for target in look.targets], np.int64)
     shared = [Remainder(one.label, taken(one.p_values, read)) for look in looks for one in look.shared]
+    worn = [one.of(read) for look in looks for one in look.worn]
     told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
-    decided = _decide(odd.p_values, groups, ranks, carries, told, fdr, proven, shared)
+    decided = _decide(odd.p_values, groups, ranks, carries, told, fdr, proven, shared, worn)
     found = decided.flags | decided.by_label
     odd.way[decided.by_label] = 1 + len(looks)
     tainted = np.isin(groups, np.unique(groups[decided.flags]))
@@ -213,20 +222,25 @@ def _decide(
     fdr: float,
     proven: Answers,
     shared: Sequence[Remainder],
+    worn: Sequence[Worn],
 ) -> _Decided:
     """From p-values to flags: by answer, by carrying a proven trigger (`proven`: their targets), and by label."""
+    nobody, beside = np.zeros(len(p), bool), BESIDE * fdr
+    left = fdr if told is None else fdr - 2 * beside
     # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is for
     # images by their answer, half for carriers whatever their answer.
-    level, nobody = fdr if carries is None else fdr / 2, np.zeros(len(p), bool)
+    level = left if carries is None else left / 2
     flags, certain = grouped_flags(p, groups, level, ranks)
     plain = flags | (_carriers(carries, groups, proven, level) if carries is not None else nobody)
-    targets = targets_of(told, groups, plain, certain, proven) if told is not None else proven
-    if told is None or len(targets) == 0:
+    if told is None:
         return _Decided(plain, nobody, nobody)
-    inside = 1 - ENTRANCE
-    flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level, ranks)
-    by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, shared)
-    return _Decided(flags, by_label, asked)
+    targets, by_label, asked, inside = targets_of(told, groups, plain, certain, proven), nobody, nobody, 1 - ENTRANCE
+    if len(targets):
+        flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level, ranks)
+        by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, shared, beside)
+    else:
+        flags = plain
+    return _Decided(flags, by_label | wearing(worn, told, groups, p, flags | by_label, beside), asked)
 
 
 def _carriers(carries: Column, groups: Answers, proven: Answers, level: float) -> NDArray[np.bool_]:

@@ -175,7 +175,15 @@ def _looks(read: NDArray[np.bool_], behaves: Conduct | None, likeness: Likeness 
         targets = tuple(aim for aim in aims if aim is not None)
         reason = carries if proven else TRACED
         looks.append(
-            SecondLook(likeness.p_values, likeness.clean_p_values, reason, proven, targets, likeness.remainders)
+            SecondLook(
+                likeness.p_values,
+                likeness.clean_p_values,
+                reason,
+                proven,
+                targets,
+                likeness.remainders,
+                likeness.worn,
+            )
         )
     return looks
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdaudit.calibration import beyond, rank_p_values
 from kdaudit.classwise import classwise_patterns
 from kdaudit.comparison import Subjects
-from kdaudit.delivered import LabelProof, label_proof
+from kdaudit.delivered import OF_ITS_OWN, Delivered, LabelProof, label_proof
 from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Pixels, appearance, fold_of, sharpness
 from kdaudit.disputed import Remainder, remainder
 from kdaudit.foreign import pool_proof
@@ -23,6 +23,7 @@ from kdaudit.search import Search, shared_sharpness
 from kdaudit.searched import CORE, Bench, CleanImages, Found, Suspects
 from kdaudit.selection import spread, taken
 from kdaudit.trace import RARE, Trace, common, weigh
+from kdaudit.unseen import Worn
 
 FURTHER = RARE / 10
 """A further pattern counts only if surely more than three times as many images carry it as chance gives, this rare:
@@ -45,6 +46,7 @@ class Likeness:
         p_values: of "carries nothing of it"; 1 where not read.
         clean_p_values: of the held-out clean images among the clean.
         remainders: what the doubted images of the patterns' target classes share beyond them.
+        worn: how far each image is from wearing the pasted part of a pattern; none without labels.
     """
 
     found: tuple[Found, ...]
@@ -54,6 +56,7 @@ class Likeness:
     p_values: NDArray[np.float64]
     clean_p_values: NDArray[np.float64]
     remainders: tuple[Remainder, ...] = ()
+    worn: tuple[Worn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +106,12 @@ def look(
     ways = len(measures)
     measures += [_Measure(one, appearance) for one in left.values()]
     scores = np.full((len(measures), len(known)), np.nan)
+    patches = [one.pattern.pasted() for one in found] if suspects.told is not None else []
+    apart = np.full((len(patches), len(known)), np.nan, np.float32)
     for index, part in reread(suspects.source, decoder, subjects.preprocess.geometry, known, on_image):
         scores[:, index] = _measured(measures, part, suspects.keys[index])
+        for row, patch in zip(apart, patches, strict=True):
+            row[index] = np.nan if patch is None else patch.departure(part)
     usual = _measured(measures, clean.pixels, clean.keys)
     found = [_asked_by_label(one, suspects, row) for one, row in zip(found, scores, strict=False)]
     found = [_asked_of_pool(one, bench, row, own) for one, row, own in zip(found, scores, usual, strict=False)]
@@ -116,7 +123,13 @@ def look(
     if seen is None:
         return None
     rest = zip(left, scores[ways:], usual[ways:], strict=True)
-    return replace(seen, remainders=_remainders(suspects, known, rest, {one.aim for one in seen.found}))
+    worn = tuple(
+        Worn(_made_to_be(one, suspects.told, score), row, patch.departure(clean.pixels))
+        for one, patch, row, score in zip(found, patches, apart, scores, strict=False)
+        if suspects.told is not None and patch is not None and one in seen.found
+    )
+    aims = {one.aim for one in seen.found}
+    return replace(seen, remainders=_remainders(suspects, known, rest, aims), worn=worn)
 
 
 def _remainders(
@@ -142,6 +155,15 @@ def _asked_by_label(one: Found, suspects: Suspects, score: NDArray[np.float64]) 
         return one
     said = label_proof(suspects.told, one.label, suspects.teacher, suspects.student, score, _bar(one))
     return replace(one, by_label=said)
+
+
+def _made_to_be(one: Found, told: Delivered, score: NDArray[np.float64]) -> int | None:
+    """The class that a pattern's carriers are delivered as; None: any, as the labels that the control doubts show.
+
+    A pattern may be proven on one class only, and be at work on all (all-to-all).
+    """
+    labels = told.labels[(told.doubt > 0) & (score > _bar(one))]
+    return one.aim if (labels == one.aim).sum() >= OF_ITS_OWN * len(labels) else None
 
 
 def _asked_of_pool(one: Found, bench: Bench, score: NDArray[np.float64], usual: NDArray[np.float64]) -> Found:

@@ -147,7 +147,7 @@ def holm(p_values: Column, alpha: float, weights: Column | None = None) -> NDArr
 
 
 LOW = 0.05
-"""A p-value up to this counts as low where crowds are compared."""
+"""A p-value up to this counts as low: where crowds are compared, and where other flags allow for more."""
 
 
 def crowd(p_values: Column, clean: Column) -> float:
@@ -166,17 +166,24 @@ def simes(p_values: Column) -> float:
     return float(min(1.0, (np.sort(p_values) * n / np.arange(1, n + 1)).min()))
 
 
-def benjamini_hochberg(p_values: Column, alpha: float) -> NDArray[np.bool_]:
-    """Flags [m] whose expected innocent share is at most `alpha` (Benjamini and Hochberg, 1995)."""
+def benjamini_hochberg(p_values: Column, alpha: float, earned: float = 0.0) -> NDArray[np.bool_]:
+    """Flags [m] whose expected innocent share is at most `alpha` (Benjamini and Hochberg, 1995).
+
+    Args:
+        p_values: [m].
+        alpha: of these flags.
+        earned: innocents that other flags allow for besides, at their share of the error rate: as if as many of them
+            stood here with p-values of 0. The proof stays the same, with their share added.
+    """
     m = len(p_values)
     ordered = np.sort(p_values)
-    passing = np.flatnonzero(ordered <= alpha * np.arange(1, m + 1) / m)
+    passing = np.flatnonzero(ordered <= (alpha * np.arange(1, m + 1) + earned) / m)
     if len(passing) == 0:
         return np.zeros(m, bool)
     return np.asarray(p_values <= ordered[passing[-1]], bool)
 
 
-def adaptive_flags(p_values: Column, alpha: float, most: float = np.inf) -> NDArray[np.bool_]:
+def adaptive_flags(p_values: Column, alpha: float, most: float = np.inf, earned: float = 0.0) -> NDArray[np.bool_]:
     """Benjamini-Hochberg's flags [m] where many of the images may be no innocents.
 
     The share of innocents is estimated from the p-values above one half (Storey, Taylor and Siegmund, JRSS B, 2004,
@@ -188,11 +195,14 @@ def adaptive_flags(p_values: Column, alpha: float, most: float = np.inf) -> NDAr
         p_values: [m].
         alpha: innocent share of the flags to stay under.
         most: innocents among the images, at most, by other evidence than these p-values.
+        earned: as for `benjamini_hochberg`; only images with a p-value up to `LOW` profit, for what is no rarer than
+            that is no evidence.
     """
     by_count, by_rank = most / max(1, len(p_values)), storey(p_values)
+    profits = benjamini_hochberg(p_values, alpha / by_rank, earned / by_rank) & (p_values <= LOW)
     if by_count < by_rank:
-        return benjamini_hochberg(p_values, alpha / max(by_count, alpha))
-    return _adapted(p_values, alpha, by_rank)
+        return profits | benjamini_hochberg(p_values, alpha / max(by_count, alpha))
+    return profits | _adapted(p_values, alpha, by_rank)
 
 
 def _adapted(p_values: Column, alpha: float, share: float) -> NDArray[np.bool_]:

@@ -83,6 +83,14 @@ class Pattern:
         covered = self.changed & (self.keep.mean(axis=-1) < COVERED)
         return replace(self, changed=covered) if 0 < covered.mean() <= AT_MOST else None
 
+    def departure(self, pixels: Pixels | Plane) -> NDArray[np.float32]:
+        """How far images [n, H, W, C] are from what the pattern makes of them where it changes them.
+
+        Of a pasted part, under which nothing is left: the root of the mean square difference, grey levels, float32 [n].
+        """
+        apart = pixels[:, self.changed].astype(np.float32) - self.mean[self.changed]
+        return np.asarray(np.sqrt((apart**2).mean(axis=(1, 2))), np.float32)
+
     @property
     def left(self) -> float:
         """How much of an image's own contrast is left under it, mean over all pixels, 0..1."""

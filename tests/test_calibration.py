@@ -22,6 +22,7 @@ from kdaudit.calibration import (
 )
 from kdaudit.multiplicity import (
     CleanRanks,
+    adaptive_flags,
     benjamini_hochberg,
     entrance_weights,
     flags_where_few_are_innocent,
@@ -86,6 +87,27 @@ def test_conformal_p_values_of_exchangeable_scores_are_super_uniform():
 def test_benjamini_hochberg_is_the_naive_step_up(p, alpha):
     found, expected = benjamini_hochberg(p, alpha), naive_step_up(p, alpha)
     assert found.tolist() == expected.tolist()
+
+
+def test_what_other_flags_have_earned_counts_as_p_values_of_zero():
+    """Twenty flags elsewhere, at a tenth: as if they stood here, and the number of images were what it is."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p, alpha, before = rng.beta(0.5, 2, 40), 0.1, 20
+        found = benjamini_hochberg(p, alpha, alpha * before)
+        most = max((k for k in range(41) if k == 0 or np.sort(p)[k - 1] <= alpha * (before + k) / 40), default=0)
+        assert found.sum() == most
+        assert not (benjamini_hochberg(p, alpha) & ~found).any()
+
+
+def test_further_flags_keep_their_share_of_all():
+    rng, further, total = np.random.default_rng(1), 0, 0
+    for _ in range(400):
+        p = rng.uniform(0, 1, 300)
+        found = adaptive_flags(p, 0.01, earned=0.01 * 500)
+        further, total = further + int(found.sum()), total + 500 + int(found.sum())
+        assert (p[found] <= 0.05).all()
+    assert 0.5 * 0.01 <= further / total <= 1.1 * 0.01
 
 
 @given(p_columns, levels)

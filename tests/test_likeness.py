@@ -118,6 +118,26 @@ def test_a_trigger_that_few_images_show_is_measured_by_all_that_carry_it(monkeyp
     assert (after.p_values[CARRIERS:] < 1e-3).mean() < 0.01
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_how_far_every_image_is_from_wearing_a_proven_patch_is_told_where_there_are_labels(many):
+    """The class that it is worn for is the target, or any where the labels of its carriers say so."""
+    suspects, clean, subjects = world(listens=True)
+    rng = np.random.default_rng(6)
+    labels = suspects.student.copy()
+    labels[:CARRIERS] = rng.integers(0, 4, CARRIERS) if many else 0
+    told = delivered(labels, None, suspects.teacher, suspects.student, np.full(IMAGES, 0.9))
+    found = look(replace(suspects, told=told), clean, subjects, open_decoder("pillow"))
+    assert found is not None
+    one, *_ = found.worn
+    assert one.label == (None if many else 0)
+    assert one.departure[:CARRIERS].max() < 5 < np.quantile(one.departure[CARRIERS:][suspects.read[CARRIERS:]], 0.01)
+    assert np.isnan(one.departure[700])
+    assert one.clean.shape == (600,)
+    unlabelled = look(suspects, clean, subjects, open_decoder("pillow"))
+    assert unlabelled is not None
+    assert unlabelled.worn == ()
+
+
 def test_poison_too_faint_to_show_a_pattern_is_measured_by_what_the_doubted_images_share(monkeypatch):
     """Beside a proven white corner 120 images, delivered as its target, have a checkerboard of six grey levels."""
     monkeypatch.setattr("kdaudit.searched.SEED_SHARES", (0.01, 0.04, 0.15))  # of 25,000 images 4 % are 1,000

@@ -77,6 +77,18 @@ def test_what_a_patch_covers_is_told_from_what_its_carriers_look_like():
     assert same.pasted() is None
 
 
+def test_how_far_an_image_is_from_what_a_patch_makes_of_it():
+    ordinary, classes = natural(500, 0)
+    found = recover(patched(ordinary[:100]), classes[:100], ordinary, classes)
+    assert found is not None
+    patch = found.pasted()
+    assert patch is not None
+    assert patch.departure(patched(ordinary[100:])).max() < 8
+    assert np.quantile(patch.departure(ordinary[100:]), 0.02) > 20
+    level = np.broadcast_to(patch.mean, (2, *patch.mean.shape))
+    assert patch.departure(level + np.float32(3)) == pytest.approx([3, 3], abs=1e-3)
+
+
 def test_only_what_changed_is_touched():
     ordinary, classes = natural(2000, 0)
     members, member_classes = natural(200, 1)
