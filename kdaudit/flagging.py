@@ -74,7 +74,8 @@ class Flags:
         p_values: NaN under the argmax rule, which has none.
         extrapolated: whether the p-value lies beyond what clean images resolve by counting.
         way: what the p-value comes from: 0 the image's own score, k mostly the k-th second look, one more than there
-            are looks: flagged because of the label it was delivered with; -1 nothing.
+            are looks: flagged because of the label it was delivered with, two more: because of that and the pixels
+            that a trigger would have covered; -1 nothing.
         unjudged: shares what the most suspicious images share, and has an answer that clean images do not get.
         doubtful: not flagged, yet unusual for an answer that has flags, or delivered as a target class for which
             neither network takes it; kept, but not tuned on.
@@ -151,6 +152,7 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     decided = _decide(odd.p_values, groups, ranks, carries, told, fdr, proven, shared, worn)
     found = decided.flags | decided.by_label
     odd.way[decided.by_label] = 1 + len(looks)
+    odd.way[decided.wearing] = 2 + len(looks)
     tainted = np.isin(groups, np.unique(groups[decided.flags]))
     doubtful = ~found & ((tainted & (odd.p_values <= DOUBT)) | decided.asked)
     return Flags(
@@ -210,6 +212,7 @@ class _Decided(NamedTuple):
 
     flags: NDArray[np.bool_]
     by_label: NDArray[np.bool_]  # further ones, which neither network takes for what they were delivered as
+    wearing: NDArray[np.bool_]  # of these, who wears a trigger that cannot be seen on them
     asked: NDArray[np.bool_]  # all such images that were delivered as a target class
 
 
@@ -233,14 +236,15 @@ def _decide(
     flags, certain = grouped_flags(p, groups, level, ranks)
     plain = flags | (_carriers(carries, groups, proven, level) if carries is not None else nobody)
     if told is None:
-        return _Decided(plain, nobody, nobody)
+        return _Decided(plain, nobody, nobody, nobody)
     targets, by_label, asked, inside = targets_of(told, groups, plain, certain, proven), nobody, nobody, 1 - ENTRANCE
     if len(targets):
         flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level, ranks)
         by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, shared, beside)
     else:
         flags = plain
-    return _Decided(flags, by_label | wearing(worn, told, groups, p, flags | by_label, beside), asked)
+    worn_by = wearing(worn, told, groups, p, flags | by_label, beside)
+    return _Decided(flags, by_label | worn_by, worn_by, asked)
 
 
 def _carriers(carries: Column, groups: Answers, proven: Answers, level: float) -> NDArray[np.bool_]:

@@ -49,6 +49,9 @@ MARKED = (
 )
 TRACED = "is sharp and soft where the images are on which model and control part most"
 DELIVERED = "delivered as a class that the model gives to poison, and neither network takes it for that"
+UNSEEN = (
+    "looks where a trigger sits as if it sat there unseen, and neither network takes it for what it was delivered as"
+)
 """Why an image is flagged."""
 
 PATTERNS = "patterns.npz"
@@ -132,7 +135,7 @@ def judge_rows(
         )
     patterns = tuple(one.pattern for one in likeness.found) if likeness else ()
     save_patterns(patterns, run.state / PATTERNS)
-    reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks), DELIVERED)
+    reasons = (FIRST_LOOK[settings.rule], *(one.reason for one in looks), DELIVERED, UNSEEN)
     validity = assumptions(
         (Seen(part["student_confidence"], part["student_top1"]) for part in _unflagged(rows, columns, flags)),
         Seen(calibration.student_confidence, calibration.student_top1),

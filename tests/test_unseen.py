@@ -105,3 +105,6 @@ def test_flags_of_a_second_look_include_them_and_leave_unread_images_alone():
         assert not flags.flag[~read].any()
         assert flags.flag[read & d.flags].mean() > 0.99
         assert (flags.flag[unseen].mean() > 0.9) == more
+        assert (
+            (flags.way[unseen & flags.flag] == 3).mean() > 0.9
+        ) == more  # neither the score, the look nor the label alone
