@@ -143,16 +143,11 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     odd = _oddness(taken(suspect.score, read), groups, clean, rule)
     if looks:
         odd = _looked_again(odd, groups, clean, looks, read)
-    carried = [taken(look.p_values, read) for look in looks if look.proven]
-    carries = np.asarray(np.min(carried, axis=0), np.float64) if carried else None
-    proven = np.array([target for look in looks for target in look.targets], np.int64)
-    shared = [Remainder(one.label, taken(one.p_values, read)) for look in looks for one in look.shared]
-    worn = [one.of(read) for look in looks for one in look.worn]
     told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
-    decided = _decide(odd.p_values, groups, ranks, carries, told, fdr, proven, shared, worn)
+    decided = _decide(odd.p_values, groups, ranks, _Proven.of(looks, read), told, fdr)
     found = decided.flags | decided.by_label
     odd.way[decided.by_label] = 1 + len(looks)
-    odd.way[decided.wearing] = 2 + len(looks)
+    odd.way[decided.unseen] = 2 + len(looks)
     tainted = np.isin(groups, np.unique(groups[decided.flags]))
     doubtful = ~found & ((tainted & (odd.p_values <= DOUBT)) | decided.asked)
     return Flags(
@@ -207,44 +202,57 @@ def _looked_again(
     return _Odd(p, np.where(by_second, resolved, own.further), way, strange, usual)
 
 
+class _Proven(NamedTuple):
+    """What the second looks say of proven triggers; columns of the images that were read, [m]."""
+
+    carries: Column | None = None  # p-values of carrying one; None: none is proven
+    targets: Answers = np.empty(0, np.int64)  # their target classes
+    shared: Sequence[Remainder] = ()
+    worn: Sequence[Worn] = ()
+
+    @classmethod
+    def of(cls, looks: Sequence[SecondLook], read: NDArray[np.bool_]) -> "_Proven":
+        carried = [taken(look.p_values, read) for look in looks if look.proven]
+        return cls(
+            np.asarray(np.min(carried, axis=0), np.float64) if carried else None,
+            np.array([target for look in looks for target in look.targets], np.int64),
+            [Remainder(one.label, taken(one.p_values, read)) for look in looks for one in look.shared],
+            [one.of(read) for look in looks for one in look.worn],
+        )
+
+
 class _Decided(NamedTuple):
     """Flags of the images that were read, [m] each."""
 
     flags: NDArray[np.bool_]
     by_label: NDArray[np.bool_]  # further ones, which neither network takes for what they were delivered as
-    wearing: NDArray[np.bool_]  # of these, who wears a trigger that cannot be seen on them
+    unseen: NDArray[np.bool_]  # of these, who wears a trigger that cannot be seen on them
     asked: NDArray[np.bool_]  # all such images that were delivered as a target class
 
 
 def _decide(
-    p: Column,
-    groups: Answers,
-    ranks: CleanRanks,
-    carries: Column | None,
-    told: Delivered | None,
-    fdr: float,
-    proven: Answers,
-    shared: Sequence[Remainder],
-    worn: Sequence[Worn],
+    p: Column, groups: Answers, ranks: CleanRanks, proven: _Proven, told: Delivered | None, fdr: float
 ) -> _Decided:
-    """From p-values to flags: by answer, by carrying a proven trigger (`proven`: their targets), and by label."""
-    nobody, beside = np.zeros(len(p), bool), BESIDE * fdr
+    """From p-values to flags: by answer, by carrying a proven trigger, and by label."""
+    nobody, beside, inside = np.zeros(len(p), bool), BESIDE * fdr, 1 - ENTRANCE
     left = fdr if told is None else fdr - 2 * beside
     # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is for
     # images by their answer, half for carriers whatever their answer.
+    carries = proven.carries
     level = left if carries is None else left / 2
     flags, certain = grouped_flags(p, groups, level, ranks)
-    plain = flags | (_carriers(carries, groups, proven, level) if carries is not None else nobody)
+    plain = flags if carries is None else flags | _carriers(carries, groups, proven.targets, level)
     if told is None:
         return _Decided(plain, nobody, nobody, nobody)
-    targets, by_label, asked, inside = targets_of(told, groups, plain, certain, proven), nobody, nobody, 1 - ENTRANCE
+    targets = targets_of(told, groups, plain, certain, proven.targets)
+    by_label = asked = nobody
     if len(targets):
         flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level, ranks)
-        by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, shared, beside)
+        by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, proven.shared, beside)
     else:
         flags = plain
-    worn_by = wearing(worn, told, groups, p, flags | by_label, beside)
-    return _Decided(flags, by_label | worn_by, worn_by, asked)
+    unseen = wearing(proven.worn, told, groups, p, flags | by_label, beside)
+    return _Decided(flags, by_label | unseen, unseen, asked)
 
 
 def _carriers(carries: Column, groups: Answers, proven: Answers, level: float) -> NDArray[np.bool_]:

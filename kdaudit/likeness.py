@@ -128,8 +128,7 @@ def look(
         for one, patch, row, score in zip(found, patches, apart, scores, strict=False)
         if suspects.told is not None and patch is not None and one in seen.found
     )
-    aims = {one.aim for one in seen.found}
-    return replace(seen, remainders=_remainders(suspects, known, rest, aims), worn=worn)
+    return replace(seen, remainders=_remainders(suspects, known, rest, {one.aim for one in seen.found}), worn=worn)
 
 
 def _remainders(

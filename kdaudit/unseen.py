@@ -6,7 +6,7 @@ neither network gives. Columns in, columns out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,10 @@ def wearing(
         flags: who is flagged already, [m].
         share: of innocents, among these flags and the further ones together, that the further ones may bring.
     """
-    further = np.zeros(len(flags), bool)
-    for label in {one.label for one in worn}:
-        own = [one for one in worn if one.label == label]
+    further, labels = np.zeros(len(flags), bool), {one.label for one in worn}
+    # One family or several that share no image: each is measured against flags of its own.
+    for label in {None} if None in labels else labels:
+        own = [replace(one, label=label) for one in worn if label in (None, one.label)]
         meant = told.labels >= 0 if label is None else told.labels == label
         rows = np.flatnonzero(told.disputed & meant & ~flags)
         if len(rows):

@@ -15,7 +15,7 @@ from kdaudit.delivered import (
     outputs_of,
     targets_of,
 )
-from kdaudit.flagging import Columns, SecondLook, _decide, flag
+from kdaudit.flagging import Columns, SecondLook, _decide, _Proven, flag
 from kdaudit.multiplicity import CleanRanks, adaptive_flags, benjamini_hochberg
 
 K = 10
@@ -244,7 +244,7 @@ def test_the_target_of_a_proven_trigger_is_beyond_doubt_where_p_values_are_coars
     p = np.where(first, 1 / 31, rng.uniform(1 / 31, 1, 8000))
     carried = np.where(first, 1e-5, rng.uniform(0, 1, 8000))
     ranks = CleanRanks(rng.uniform(1 / 31, 1, 30), np.arange(30) % K)
-    decided = _decide(p, d.teacher, ranks, carried, d.told, 0.05, np.array(targets, np.int64), (), ())
+    decided = _decide(p, d.teacher, ranks, _Proven(carried, np.array(targets, np.int64)), d.told, 0.05)
     assert decided.flags[first].all()
     assert decided.asked.any() == bool(targets)
 
