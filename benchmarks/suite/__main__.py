@@ -41,7 +41,7 @@ class Profile:
     epochs: dict[str, int] = field(default_factory=dict)
 
 
-PROFILES = {"cpu": Profile(epochs={"cifar10": 20}), "short": Profile()}
+PROFILES = {"cpu": Profile(epochs={"cifar10": 20, "gtsrb": 15}), "short": Profile()}
 
 
 def main() -> int:
@@ -99,7 +99,7 @@ def main() -> int:
 def _name(options: argparse.Namespace, rate: float, clean: float, others: list[str]) -> str:
     """What the files of results are called; `others`: data sets that are none of the profile's."""
     kinds = [options.profile] if options.profile != "cpu" else []
-    kinds += others
+    kinds += (options.data or []) if kinds else others
     kinds += ["forms"] if options.forms != [USUAL] else []
     longer = f"_epochs{options.epochs}" if options.epochs else ""
     return "_".join(["suite", *kinds, f"poison{100 * rate:g}", f"clean{100 * clean:g}"]) + longer
