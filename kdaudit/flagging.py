@@ -41,9 +41,10 @@ OWN_SHARE = 0.2
 out, so a fifth is enough; the second looks decide about the many that do not."""
 
 
-BESIDE = 0.1
-"""Of the error rate, where there are labels, what each of two questions about disputed ones may spend: further flags
-of a target class, measured against all that it has."""
+BESIDE = ENTRANCE / 2
+"""Of the error rate, what each of two questions about disputed labels may spend: further flags of a target class,
+measured against all that it has. It is the entrance's part, which bounds a probability: where no class is wrongly taken
+for a target nothing of it is spent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,11 +236,10 @@ def _decide(
 ) -> _Decided:
     """From p-values to flags: by answer, by carrying a proven trigger, and by label."""
     nobody, beside, inside = np.zeros(len(p), bool), BESIDE * fdr, 1 - ENTRANCE
-    left = fdr if told is None else fdr - 2 * beside
     # Poison that the teacher did not take up carries the trigger too, under any answer: half of the error rate is for
     # images by their answer, half for carriers whatever their answer.
     carries = proven.carries
-    level = left if carries is None else left / 2
+    level = fdr if carries is None else fdr / 2
     flags, certain = grouped_flags(p, groups, level, ranks)
     plain = flags if carries is None else flags | _carriers(carries, groups, proven.targets, level)
     if told is None:
