@@ -96,14 +96,17 @@ def delivered_as_targets(
     further, family = np.zeros(len(p_values), bool), np.zeros(len(p_values), bool)
     left = told.disputed & ~flags
     carried = {one.label: one.p_values for one in shared}
-    honest = left & ~plain & ~np.isin(told.labels, targets)
+    yardstick = left & ~plain
+    honest = yardstick & ~np.isin(told.labels, targets)
+    if honest.any():
+        yardstick = honest
     for target in targets:
-        rows, own = np.flatnonzero(left & (told.labels == target)), carried.get(int(target))
-        usual = p_values[honest if honest.any() else left & ~plain & (told.labels != target)]
-        if len(rows) == 0 or (own is None and len(usual) == 0):
+        rows, usual = np.flatnonzero(left & (told.labels == target)), yardstick & (told.labels != target)
+        own = carried.get(int(target))
+        if len(rows) == 0 or (own is None and not usual.any()):
             continue
         family[rows] = True
-        odd = among(p_values[rows], usual) if own is None else own[rows]
+        odd = among(p_values[rows], p_values[usual]) if own is None else own[rows]
         most = innocents_at_most(told, ~flags, int(target), targets)
         earned = share * int((flags & (told.labels == target)).sum())
         further[rows] = adaptive_flags(odd, alpha, most, earned)

@@ -40,7 +40,6 @@ OWN_SHARE = 0.2
 """Of the error rate, where there are second looks, what an image's own score may spend: what only that sees lies far
 out, so a fifth is enough; the second looks decide about the many that do not."""
 
-
 BESIDE = ENTRANCE / 2
 """Of the error rate, what each of two questions about disputed labels may spend: further flags of a target class,
 measured against all that it has. It is the entrance's part, which bounds a probability: where no class is wrongly taken
@@ -240,17 +239,15 @@ def _decide(
     # images by their answer, half for carriers whatever their answer.
     carries = proven.carries
     level = fdr if carries is None else fdr / 2
-    flags, certain = grouped_flags(p, groups, level, ranks)
-    plain = flags if carries is None else flags | _carriers(carries, groups, proven.targets, level)
+    by_answer, certain = grouped_flags(p, groups, level, ranks)
+    plain = by_answer if carries is None else by_answer | _carriers(carries, groups, proven.targets, level)
     if told is None:
         return _Decided(plain, nobody, nobody, nobody)
     targets = targets_of(told, groups, plain, certain, proven.targets)
-    by_label = asked = nobody
+    flags, by_label, asked = plain, nobody, nobody
     if len(targets):
-        flags = flags_beside_labels(p, carries, told, groups, flags, targets, inside * level, ranks)
+        flags = flags_beside_labels(p, carries, told, groups, by_answer, targets, inside * level, ranks)
         by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, proven.shared, beside)
-    else:
-        flags = plain
     unseen = wearing(proven.worn, told, groups, p, flags | by_label, beside)
     return _Decided(flags, by_label | unseen, unseen, asked)
 

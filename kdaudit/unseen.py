@@ -6,7 +6,7 @@ neither network gives. Columns in, columns out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,21 +57,21 @@ def wearing(
         share: of innocents, among these flags and the further ones together, that the further ones may bring.
     """
     further, labels = np.zeros(len(flags), bool), {one.label for one in worn}
-    # One family or several that share no image: each is measured against flags of its own.
+    doubted, undisputed = (told.doubt > 0) & ~flags & (p_values > LOW), (told.labels == groups) & (told.doubt == 0)
+    # One family, or several that share no image: each is measured against flags of its own.
     for label in {None} if None in labels else labels:
-        own = [replace(one, label=label) for one in worn if label in (None, one.label)]
+        own = [one for one in worn if label in (None, one.label)]
         meant = told.labels >= 0 if label is None else told.labels == label
         rows = np.flatnonzero(told.disputed & meant & ~flags)
         if len(rows):
-            p = np.min([_p_values(one, rows, told, groups, p_values, flags) for one in own], axis=0)
+            odd = doubted & (~told.disputed if label is None else ~meant)
+            p = np.min([_p_values(one, rows, meant & undisputed, odd) for one in own], axis=0)
             earned = share * int((flags & meant).sum())
             further[rows] |= adaptive_flags(np.minimum(1.0, len(own) * p), share, earned=earned)
     return further
 
 
-def _p_values(
-    one: Worn, rows: NDArray[np.int64], told: Delivered, groups: Answers, p_values: Column, flags: NDArray[np.bool_]
-) -> Column:
+def _p_values(one: Worn, rows: NDArray[np.int64], undisputed: NDArray[np.bool_], odd: NDArray[np.bool_]) -> Column:
     """How rare is it to come so near to a patch among three kinds of images? The largest p-value counts.
 
     Clean ones; undisputed ones of the class, which may have such a corner by nature (aeroplanes have white sky); and
@@ -81,10 +81,8 @@ def _p_values(
     Returns:
         [len(rows)]; 1 where one of the three is missing.
     """
-    near = -one.departure.astype(np.float64)
-    meant = told.labels >= 0 if one.label is None else told.labels == one.label
-    undisputed = meant & (told.labels == groups) & (told.doubt == 0)
-    odd = (told.doubt > 0) & ~flags & (p_values > LOW)
-    odd &= ~told.disputed if one.label is None else ~meant
-    kinds = (-one.clean.astype(np.float64), near[undisputed], near[odd])
-    return np.asarray(np.max([conformal_p_values(near[rows], kind) for kind in kinds], axis=0), np.float64)
+    asked, *kinds = (
+        -apart.astype(np.float64)
+        for apart in (one.departure[rows], one.clean, one.departure[undisputed], one.departure[odd])
+    )
+    return np.asarray(np.max([conformal_p_values(asked, kind) for kind in kinds], axis=0), np.float64)

@@ -97,7 +97,11 @@ def main() -> int:
 
 
 def _name(options: argparse.Namespace, rate: float, clean: float, others: list[str]) -> str:
-    """What the files of results are called; `others`: data sets that are none of the profile's."""
+    """What the files of results are called.
+
+    `others`: data sets that are none of the profile's; these, or all that were named with another profile than the
+    usual one, have tables of their own.
+    """
     kinds = [options.profile] if options.profile != "cpu" else []
     kinds += (options.data or []) if kinds else others
     kinds += ["forms"] if options.forms != [USUAL] else []
