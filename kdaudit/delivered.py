@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, flags_where_few_are_innocent, most_innocent
+from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, flags_of_a_group, most_innocent
 from kdaudit.selection import taken
 
 FITTING = 0.5
@@ -188,7 +188,7 @@ def flags_beside_labels(
         own, other = (np.flatnonzero((groups == target) & one) for one in (told.labels == target, mistaken))
         rare = among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
         most = most_innocent(target, len(groups), clean)
-        out[own] = flags_where_few_are_innocent(p_values[own], alpha, most)
+        out[own] = flags_of_a_group(p_values[own], alpha, most)
         out[other] = benjamini_hochberg(rare, alpha)
     if carried is not None:
         for rows in (np.flatnonzero(as_target), np.flatnonzero(~as_target)):

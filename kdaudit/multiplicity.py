@@ -15,7 +15,8 @@ ENTRANCE = 0.2
 """Share of the error rate that is spent on the question which groups hold anything at all."""
 
 FEW = 0.5
-"""A group of which less than this is innocent is tested at a wider level."""
+"""Up to this share of innocents a group is tested at the level that the share allows; beyond it, at ever less of that:
+the innocents of a target class have smaller p-values than others, up to 2.7 times where they were the most of it."""
 
 LEAST_CLEAN = 2
 """A group of which there are fewer clean images is none that these can speak for: what its images share may be the
@@ -84,7 +85,7 @@ def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanR
     for index in np.flatnonzero(chosen):
         level = inside if certain[index] else inside * weights[chosen].sum()
         own = p_values[rows[index]]
-        flags[rows[index]] = flags_where_few_are_innocent(own, level, most_innocent(names[index], len(groups), clean))
+        flags[rows[index]] = flags_of_a_group(own, level, most_innocent(names[index], len(groups), clean))
     return Grouped(flags, names[certain])
 
 
@@ -100,22 +101,22 @@ def most_innocent(group: int, images: int, clean: CleanRanks | None) -> float:
     return images * interval(like, len(clean.groups), 0.99)[1]
 
 
-def flags_where_few_are_innocent(p_values: Column, alpha: float, most: float) -> NDArray[np.bool_]:
-    """Benjamini-Hochberg's flags [m] of a group, at a wider level where poison is most of it.
+def flags_of_a_group(p_values: Column, alpha: float, most: float) -> NDArray[np.bool_]:
+    """Benjamini-Hochberg's flags [m] of a group, at a wider level where it is known to hold much poison.
 
-    The procedure keeps alpha times the share of innocents, so where that is known to be small it flags too little: of
-    many classes one has few images of its own, and poison that is made to be it outnumbers them. How many innocents
-    there are at most clean images say, as long as the delivery has the classes in the same proportions; if it has not,
-    the p-values above one half do (Storey's estimate). The larger counts, and only where it is under a half.
+    The procedure keeps alpha times the share of innocents, so of such a group it flags too little: of many classes one
+    has few images of its own, and poison that is made to be it outnumbers them. How many innocents there are at most
+    clean images say, as long as the delivery has the classes in the same proportions; if it has not, the p-values above
+    one half do (Storey's estimate). The larger counts; from `FEW` on, ever less of what it allows is spent.
 
     Args:
         p_values: of the group's images, [m].
         alpha: innocent share of the flags to stay under.
         most: innocent images of the group, at most.
     """
-    share = max(most / max(1, len(p_values)), storey(p_values))
-    if share >= FEW:
-        return benjamini_hochberg(p_values, alpha)
+    share = min(1.0, max(most / max(1, len(p_values)), storey(p_values)))
+    if share > FEW:
+        share /= share + (1 - share) ** 2 / FEW  # FEW at FEW, 1 at 1, and smooth at both ends
     return _adapted(p_values, alpha, share)
 
 
