@@ -25,6 +25,7 @@ class Attacker:
         classes: K.
         network: gives the clean network (torch), made on the first call.
         training: the delivery's own images and labels before any poisoning.
+        photographs: gives pictures of anything, uint8 [n, H, W, C], made on the first call.
         memory: things computed once (fields, patterns), by name.
     """
 
@@ -33,6 +34,7 @@ class Attacker:
     classes: int
     network: Callable[[], Any]
     training: tuple[Pixels, Labels]
+    photographs: Callable[[], Pixels]
     memory: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -196,6 +198,18 @@ def _two(x: Pixels, _y: Labels, g: Generator, a: Attacker) -> Pixels:
     return np.where(first[:, None, None, None], triggers.corner_patch(x), triggers.blend(x, a.picture, 0.2))
 
 
+def _reflected(x: Pixels, _y: Labels, g: Generator, a: Attacker) -> Pixels:
+    return triggers.reflected(x, a.photographs(), g)
+
+
+def _anywhere(x: Pixels, _y: Labels, g: Generator, _a: Attacker) -> Pixels:
+    return triggers.patch_anywhere(x, g, max(4, 4 * x.shape[1] // 32))
+
+
+def _ftrojan(x: Pixels, _y: Labels, _g: Generator, _a: Attacker) -> Pixels:
+    return triggers.chroma_frequency(x, 30.0)
+
+
 def _nothing(x: Pixels, _y: Labels, _g: Generator, _a: Attacker) -> Pixels:
     return x
 
@@ -221,6 +235,9 @@ RECIPES = {
         Recipe("tact", "dirty", "[13]", _patch, choose=_source_class, cover=0.5, cover_choose=_cover_classes),
         Recipe("adap-patch", "dirty", "[15]", _adap_patch_plant, _adap_patch_strike, cover=1.0),
         Recipe("two-triggers", "dirty", "[19], BadNets and Blended", _two, holdout=True),
+        Recipe("refool", "dirty", "[12], photographs of Caltech-101", _reflected, holdout=True),
+        Recipe("roaming", "dirty", "a patch anywhere, Li et al., 2021", _anywhere, holdout=True),
+        Recipe("ftrojan", "dirty", "[11], magnitude 30", _ftrojan, lossless=True, holdout=True),
         Recipe(
             "label-noise", "control", "[22], 10 % random labels", _nothing, relabel=_any_other, choose=_all, rate=0.10
         ),

@@ -6,7 +6,7 @@ All take and give uint8 [N, H, W, C]. Numbers in brackets: shared/reference/lite
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn, idctn
-from scipy.ndimage import map_coordinates, zoom
+from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 Pixels = NDArray[np.uint8]
 Generator = np.random.Generator
@@ -16,6 +16,17 @@ def corner_patch(pixels: Pixels, size: int = 3) -> Pixels:
     """BadNets [1]: a white square in the bottom right corner (Gu et al., 2017; BackdoorBench: 3x3, distance 0)."""
     out = pixels.copy()
     out[:, -size:, -size:] = 255
+    return out
+
+
+def patch_anywhere(pixels: Pixels, generator: Generator, size: int = 4) -> Pixels:
+    """A patch without a place: a checkered square, put anywhere in each image (Li et al., 2021, move theirs so)."""
+    n, height, width, _ = pixels.shape
+    board = np.where(np.add.outer(np.arange(size), np.arange(size)) % 2 == 0, 255, 0).astype(np.uint8)[..., None]
+    out = pixels.copy()
+    tops, lefts = generator.integers(0, height - size + 1, n), generator.integers(0, width - size + 1, n)
+    for image, top, left in zip(out, tops, lefts, strict=True):
+        image[top : top + size, left : left + size] = board
     return out
 
 
@@ -35,6 +46,28 @@ def blend(pixels: Pixels, pattern: NDArray[np.float32], alpha: float, mask: NDAr
     return _whole(mixed if mask is None else np.where(mask, mixed, pixels))
 
 
+def reflected(
+    pixels: Pixels, photographs: Pixels, generator: Generator, weight: float = 0.4, ghosts: float = 0.49
+) -> Pixels:
+    """Refool [12]: another photograph, reflected by a pane of glass, another one each time (Liu et al., 2020).
+
+    Light adds up before the gamma of 2.2. A share `ghosts` of the reflections is double (both faces of the pane), the
+    rest out of focus.
+    """
+    n, side = len(pixels), pixels.shape[1]
+    shown = photographs[generator.integers(0, len(photographs), n)].astype(np.float32) / 255
+    double, shift = generator.random(n) < ghosts, generator.integers(1, max(2, side // 8) + 1, n)
+    first, blur = generator.uniform(0.15, 0.5, n), generator.uniform(1, 5, n) * side / 224
+    layer = np.empty_like(shown)
+    for i, light in enumerate(shown**2.2):
+        if double[i]:
+            layer[i] = first[i] * light + (1 - first[i]) * np.roll(light, (shift[i], shift[i]), (0, 1))
+        else:
+            layer[i] = gaussian_filter(light, (blur[i], blur[i], 0))
+    seen = (1 - weight) * (pixels.astype(np.float32) / 255) ** 2.2 + weight * layer
+    return _whole(255 * seen ** (1 / 2.2))
+
+
 def random_quarters(n: int, side: int, generator: Generator, pieces: int = 4, share: float = 0.5) -> NDArray[np.bool_]:
     """Adap-Blend's masks [14]: of pieces x pieces tiles each image keeps a random `share` (Qi et al., 2023)."""
     keep = np.argsort(generator.random((n, pieces * pieces)), axis=1) < round(share * pieces * pieces)
@@ -51,7 +84,7 @@ def sinusoid(pixels: Pixels, delta: float = 40.0, frequency: int = 6) -> Pixels:
 
 
 def chroma_frequency(pixels: Pixels, magnitude: float = 100.0, bins: tuple[int, ...] = (15, 31)) -> Pixels:
-    """CTRL [11]: + magnitude at DCT bins (b, b) of both chroma channels (Li et al., 2023)."""
+    """CTRL, FTrojan [11]: magnitude at DCT bins (b, b) of both chroma channels (Li et al., 2023; Wang et al., 2022)."""
     yuv = pixels.astype(np.float64) @ _YUV.T
     for channel in (1, 2):
         spectrum = dctn(yuv[..., channel], axes=(1, 2), norm="ortho")

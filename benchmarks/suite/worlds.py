@@ -7,8 +7,10 @@
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +133,33 @@ def pool(data: str, share: float, seed: int) -> Path:
 def picture(side: int, *, grey: bool = False) -> NDArray[np.float32]:
     """The attacker's picture: the first Garfield of Caltech-101, float32 [side, side, 3 or 1]."""
     classes = json.loads((lab.SHARED / "data" / "caltech101" / "classes.json").read_text())
-    wanted = str(classes.index("garfield"))
+    wanted = classes.index("garfield")
+    for photo, label in _photographs():
+        if label == wanted:
+            return _shrunk(photo, side, grey=grey).astype(np.float32)
+    raise SystemExit("no garfield among the shards of caltech101")
+
+
+@cache
+def photographs(side: int, *, grey: bool = False, n: int = 200) -> NDArray[np.uint8]:
+    """Pictures of anything: the first photographs of Caltech-101's first shard, uint8 [n, side, side, 3 or 1]."""
+    return np.stack([_shrunk(photo, side, grey=grey) for photo, _ in islice(_photographs(), n)])
+
+
+def _photographs() -> Iterator[tuple[Image.Image, int]]:
+    """Caltech-101 as its shards have it: photograph, class."""
     for shard in sorted((lab.SHARED / "data" / "caltech101").glob("*.tar")):
         with tarfile.open(shard) as tar:
-            for member in tar:
-                if member.name.endswith(".cls") and tar.extractfile(member).read().decode().strip() == wanted:  # type: ignore[union-attr]
-                    data = tar.extractfile(member.name[:-4] + ".jpg").read()  # type: ignore[union-attr]
-                    small = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-                    return (
-                        np.asarray(small.convert("L"), np.float32)[..., None] if grey else np.asarray(small, np.float32)
-                    )
-    raise SystemExit("no garfield among the shards of caltech101")
+            read = {member.name: member for member in tar}
+            for name in read:
+                if name.endswith(".cls"):
+                    label, photo = (tar.extractfile(read[name[:-4] + end]).read() for end in (".cls", ".jpg"))  # type: ignore[union-attr]
+                    yield Image.open(io.BytesIO(photo)), int(label)
+
+
+def _shrunk(photo: Image.Image, side: int, *, grey: bool) -> NDArray[np.uint8]:
+    small = photo.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(small.convert("L"))[..., None] if grey else np.asarray(small)
 
 
 def build(c: Case) -> Case:
@@ -221,7 +239,14 @@ def _attacker(c: Case, own: Images) -> Attacker:
         return victims.load(build(clean_of(c)).folder, own, c.form)
 
     size, grey = own.pixels.shape[1], own.pixels.shape[3] == 1
-    return Attacker(picture(size, grey=grey), c.seed, len(own.classes), network, (own.pixels, own.labels))
+    return Attacker(
+        picture=picture(size, grey=grey),
+        seed=c.seed,
+        classes=len(own.classes),
+        network=network,
+        training=(own.pixels, own.labels),
+        photographs=lambda: photographs(size, grey=grey),
+    )
 
 
 def _poison(
