@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.multiplicity import CleanRanks, benjamini_hochberg, flags_of_a_group, most_innocent
+from kdaudit.multiplicity import CleanRanks, flags_of_a_family, flags_of_a_group, most_innocent
 from kdaudit.selection import taken
 
 FITTING = 0.5
@@ -36,6 +36,10 @@ APART = 0.4
 """What the carriers show may differ so much (total variation) from what other images show: near-equal photographs of
 one thing, or of a class that the control takes for a few others, share a pattern and a label as well (0.7 to 0.8;
 triggers 0.1)."""
+
+CARRYING = 0.2
+"""Of the error rate for images with a target as answer and label, what carrying a proven trigger may spend: it is part
+of their p-values already, but where calibration images are few these are coarse, and a tail is not."""
 
 OF_THE_CLASS = 0.3
 """A pattern of which images of the target class carry so much, as a share of what its core carries (medians), is
@@ -164,8 +168,9 @@ def flags_beside_labels(
 
     Poison is delivered as the target class. So images with a target as answer are tested apart, those delivered as it
     and those delivered as something else: the latter are mostly the model's own mistakes, and as these behave oddly at
-    any answer, a p-value must be rare among the mistakes at other answers too. Carriers of a proven trigger are
-    tested apart in the same way. Each family keeps the error rate, and so do all together.
+    any answer, a p-value must be rare among the mistakes at other answers too. All but the former are tested by what
+    they carry of a proven trigger, delivered as a target or not. A mistake may be a carrier as well, so there each of
+    the two may spend half. Each family keeps the error rate, and so do all together.
 
     Args:
         p_values: of all images, [m].
@@ -181,19 +186,25 @@ def flags_beside_labels(
         Flags [m].
     """
     as_target = np.isin(told.labels, targets)
+    taken_up = as_target & (told.labels == groups)
     mistaken = (told.labels >= 0) & (told.labels != groups) & ~(told.disputed & as_target)
     usual = p_values[mistaken & ~np.isin(groups, targets)]
-    out = flags.copy()
+    out, shared = flags.copy(), alpha if carried is None else alpha / 2
     for target in targets:
-        own, other = (np.flatnonzero((groups == target) & one) for one in (told.labels == target, mistaken))
+        own, other = (np.flatnonzero((groups == target) & one) for one in (taken_up, mistaken))
         rare = among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
-        most = most_innocent(target, len(groups), clean)
-        out[own] = flags_of_a_group(p_values[own], alpha, most)
-        out[other] = benjamini_hochberg(rare, alpha)
+        odd = p_values[own] if carried is None else _either(p_values[own], carried[own])
+        out[own] = flags_of_a_group(odd, alpha, most_innocent(target, len(groups), clean))
+        out[other] = flags_of_a_family(rare, shared)
     if carried is not None:
-        for rows in (np.flatnonzero(as_target), np.flatnonzero(~as_target)):
-            out[rows] |= benjamini_hochberg(carried[rows], alpha)
+        for rows in (np.flatnonzero(as_target & ~taken_up), np.flatnonzero(~as_target)):
+            out[rows] |= flags_of_a_family(carried[rows], shared)
     return out
+
+
+def _either(p_values: Column, carried: Column) -> Column:
+    """p-values [m] of both questions, each at its share of the error rate (weighted Bonferroni)."""
+    return np.minimum(1.0, np.minimum(p_values / (1 - CARRYING), carried / CARRYING))
 
 
 def among(p_values: Column, usual: Column) -> Column:

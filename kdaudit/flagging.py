@@ -24,7 +24,7 @@ from kdaudit.calibration import (
 from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
 from kdaudit.disputed import Remainder, delivered_as_targets
-from kdaudit.multiplicity import ENTRANCE, LEAST_CLEAN, CleanRanks, benjamini_hochberg, grouped_flags
+from kdaudit.multiplicity import ENTRANCE, LEAST_CLEAN, CleanRanks, flags_of_a_family, grouped_flags
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
 from kdaudit.unseen import Worn, wearing
@@ -246,7 +246,7 @@ def _decide(
     targets = targets_of(told, groups, plain, certain, proven.targets)
     flags, by_label, asked = plain, nobody, nobody
     if len(targets):
-        flags = flags_beside_labels(p, carries, told, groups, by_answer, targets, inside * level, ranks)
+        flags = flags_beside_labels(p, carries, told, groups, by_answer, targets, inside * fdr, ranks)
         by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, proven.shared, beside)
     unseen = wearing(proven.worn, told, groups, p, flags | by_label, beside)
     return _Decided(flags, by_label | unseen, unseen, asked)
@@ -260,7 +260,7 @@ def _carriers(carries: Column, groups: Answers, proven: Answers, level: float) -
     """
     flags, moved = np.zeros(len(carries), bool), np.isin(groups, proven)
     for rows in (np.flatnonzero(moved), np.flatnonzero(~moved)):
-        flags[rows] = benjamini_hochberg(carries[rows], level)
+        flags[rows] = flags_of_a_family(carries[rows], level)
     return flags
 
 

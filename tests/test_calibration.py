@@ -21,13 +21,16 @@ from kdaudit.calibration import (
     unbounded,
 )
 from kdaudit.multiplicity import (
+    LOCAL,
     CleanRanks,
     adaptive_flags,
     benjamini_hochberg,
     entrance_weights,
+    flags_of_a_family,
     flags_of_a_group,
     grouped_flags,
     holm,
+    local_share,
     most_innocent,
     simes,
 )
@@ -158,8 +161,44 @@ def test_grouped_flags_lie_in_selected_groups_only(p, data, alpha):
     certain = set(names[holm(entrance, 0.2 * alpha, weight)])
     assert set(groups[flags]) <= set(names[chosen])
     for group in names[chosen]:
-        level = 0.8 * alpha * (1 if group in certain else weight[chosen].sum())
-        assert flags[groups == group].tolist() == naive_step_up(p[groups == group], level).tolist()
+        level, own = 0.8 * alpha * (1 if group in certain else weight[chosen].sum()), p[groups == group]
+        assert flags[groups == group].tolist() == (naive_step_up(own, level) & (local_share(own) <= LOCAL)).tolist()
+
+
+def naive_local_share(p: np.ndarray) -> np.ndarray:
+    """The slope of the least concave line above the counts of p-values up to each place (Grenander, 1956)."""
+    places = np.append(0, np.unique(np.maximum(p[p <= 0.5], 1e-12)))
+    heights = np.array([(np.maximum(p, 1e-12) <= x).mean() if x else 0 for x in places])
+    innocent, share = min(1, 2 * (1 + (p > 0.5).sum()) / len(p)), np.ones(len(p))
+    for i in np.flatnonzero(p <= 0.5):
+        x = max(p[i], 1e-12)
+        left, right = places < x, places >= x
+        slopes = (heights[right] - heights[left][:, None]) / (places[right] - places[left][:, None])
+        share[i] = min(1, innocent / slopes.max(1).min())
+    return share
+
+
+@given(p_columns)
+def test_the_local_share_is_storeys_over_grenanders_density(p):
+    assert local_share(p).tolist() == pytest.approx(naive_local_share(p).tolist())
+
+
+@pytest.mark.parametrize("too_small", [1.0, 2.0, 3.0])
+def test_flags_stop_where_innocents_begin_also_when_their_p_values_are_too_small(too_small):
+    """Below 0.02 so many times as often as they should; the poison lies far out."""
+    rng = np.random.default_rng(3)
+    poison, shares, plain = np.arange(3000) < 1000, [], []
+    for _ in range(100):
+        p = rng.random(3000)
+        edge = 0.02 * too_small
+        p = np.where(p < edge, p / too_small, 0.02 + (p - edge) * 0.98 / (1 - edge))
+        p[poison] = 1e-4 * rng.random(1000)
+        flags = flags_of_a_family(p, 0.05)
+        assert flags[poison].all()
+        shares.append(1 - poison[flags].mean())
+        plain.append(1 - poison[benjamini_hochberg(p, 0.05)].mean())
+    assert np.mean(shares) < 0.02 < np.mean(plain)
+    assert (np.mean(plain) > 0.05) == (too_small > 1.5)
 
 
 @given(p_columns, levels)
@@ -257,16 +296,17 @@ def test_a_group_is_tested_at_the_level_that_its_share_of_innocents_allows(innoc
     """Also where clean images promise far fewer innocents than there are: the p-values themselves say otherwise."""
     rng = np.random.default_rng(5)
     poison = np.arange(1000) >= innocents
-    shares, found, plain = [], [], []
+    shares, found, narrow = [], [], []
     for _ in range(300):
         p = rng.random(1000)
         p[poison] = rng.random(poison.sum()) ** 12
         flags = flags_of_a_group(p, 0.05, most)
         shares.append(flags[~poison].sum() / max(1, flags.sum()))
         found.append(flags[poison].mean())
-        plain.append(benjamini_hochberg(p, 0.05)[poison].mean())
+        narrow.append(flags_of_a_family(p, 0.05)[poison].mean())
     assert np.mean(shares) < 0.05
-    assert (np.mean(found) > np.mean(plain) + 0.002) == (max(innocents, most) < 1000)
+    assert np.mean(found) >= np.mean(narrow)  # where many are innocent the local share stops both at the same place
+    assert (np.mean(found) > np.mean(narrow) + 0.02) == (max(innocents, most) < 400)
 
 
 def test_nothing_but_innocents_stays_at_the_level_whatever_clean_images_promise():
