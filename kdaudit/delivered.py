@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.multiplicity import CleanRanks, flags_of_a_family, flags_of_a_group, most_innocent
+from kdaudit.multiplicity import CleanRanks, flags_apart, flags_of_a_family, most_innocent
 from kdaudit.selection import taken
 
 FITTING = 0.5
@@ -163,6 +163,7 @@ def flags_beside_labels(
     targets: Answers,
     alpha: float,
     clean: CleanRanks,
+    disputed: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """The flags once more where the target classes are known, label by label.
 
@@ -181,6 +182,7 @@ def flags_beside_labels(
         targets: as `targets_of` tells.
         alpha: innocent share of the flags to stay under.
         clean: clean images and the teacher's answers on them.
+        disputed: whether the control gives another answer than the teacher, [m].
 
     Returns:
         Flags [m].
@@ -194,7 +196,7 @@ def flags_beside_labels(
         own, other = (np.flatnonzero((groups == target) & one) for one in (taken_up, mistaken))
         rare = among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
         odd = p_values[own] if carried is None else _either(p_values[own], carried[own])
-        out[own] = flags_of_a_group(odd, alpha, most_innocent(target, len(groups), clean))
+        out[own] = flags_apart(odd, disputed[own], alpha, most_innocent(target, len(groups), clean))
         out[other] = flags_of_a_family(rare, shared)
     if carried is not None:
         for rows in (np.flatnonzero(as_target & ~taken_up), np.flatnonzero(~as_target)):

@@ -144,7 +144,8 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     if looks:
         odd = _looked_again(odd, groups, clean, looks, read)
     told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
-    decided = _decide(odd.p_values, groups, ranks, _Proven.of(looks, read), told, fdr)
+    disputed = taken(suspect.disagrees, read)
+    decided = _decide(odd.p_values, groups, disputed, ranks, _Proven.of(looks, read), told, fdr)
     found = decided.flags | decided.by_label
     odd.way[decided.by_label] = 1 + len(looks)
     odd.way[decided.unseen] = 2 + len(looks)
@@ -231,7 +232,13 @@ class _Decided(NamedTuple):
 
 
 def _decide(
-    p: Column, groups: Answers, ranks: CleanRanks, proven: _Proven, told: Delivered | None, fdr: float
+    p: Column,
+    groups: Answers,
+    disputed: NDArray[np.bool_],
+    ranks: CleanRanks,
+    proven: _Proven,
+    told: Delivered | None,
+    fdr: float,
 ) -> _Decided:
     """From p-values to flags: by answer, by carrying a proven trigger, and by label."""
     nobody, beside, inside = np.zeros(len(p), bool), BESIDE * fdr, 1 - ENTRANCE
@@ -239,14 +246,14 @@ def _decide(
     # images by their answer, half for carriers whatever their answer.
     carries = proven.carries
     level = fdr if carries is None else fdr / 2
-    by_answer, certain = grouped_flags(p, groups, level, ranks)
+    by_answer, certain = grouped_flags(p, groups, level, ranks, disputed)
     plain = by_answer if carries is None else by_answer | _carriers(carries, groups, proven.targets, level)
     if told is None:
         return _Decided(plain, nobody, nobody, nobody)
     targets = targets_of(told, groups, plain, certain, proven.targets)
     flags, by_label, asked = plain, nobody, nobody
     if len(targets):
-        flags = flags_beside_labels(p, carries, told, groups, by_answer, targets, inside * fdr, ranks)
+        flags = flags_beside_labels(p, carries, told, groups, by_answer, targets, inside * fdr, ranks, disputed)
         by_label, asked = delivered_as_targets(p, told, plain, flags, targets, inside * fdr, proven.shared, beside)
     unseen = wearing(proven.worn, told, groups, p, flags | by_label, beside)
     return _Decided(flags, by_label | unseen, unseen, asked)

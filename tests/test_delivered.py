@@ -151,7 +151,7 @@ class Delivery:
         self.p[wrong] **= 2.5
         self.p[:300] = rng.uniform(0, 1e-3, 300)
         self.p[300:400] = rng.beta(0.3, 12, 100)
-        self.told = told_of(self.labels, self.teacher, student)
+        self.told, self.disputed = told_of(self.labels, self.teacher, student), student != self.teacher
 
     def by_answer(self) -> np.ndarray:
         rows, flags = self.teacher == 0, np.zeros(len(self.p), bool)
@@ -180,7 +180,7 @@ def test_the_models_own_mistakes_are_held_against_its_mistakes_elsewhere():
     for seed in range(40):
         d = Delivery(seed)
         plain = d.by_answer()
-        found = flags_beside_labels(d.p, None, d.told, d.teacher, plain, np.array([0]), 0.1, COMMON)
+        found = flags_beside_labels(d.p, None, d.told, d.teacher, plain, np.array([0]), 0.1, COMMON, d.disputed)
         assert found[:300].all()
         assert not found[d.teacher != 0].any()  # no other answer is touched
         before += int((plain & ~d.poison).sum())
@@ -195,10 +195,9 @@ def test_where_clean_images_hardly_know_the_target_more_is_flagged_among_its_own
         d = Delivery(seed)
         few = d.poison | (d.labels != 0) | (np.arange(len(d.p)) % 8 == 0)  # an eighth of the class's own images
         p = np.where(d.poison, d.p * 60, d.p)[few]  # up to 0.06: a little too much
-        told, teacher, targets = d.told.of(few), d.teacher[few], np.array([0])
+        told, teacher, targets, none = d.told.of(few), d.teacher[few], np.array([0]), np.zeros(len(p), bool)
         usual, found = (
-            flags_beside_labels(p, None, told, teacher, np.zeros(len(p), bool), targets, 0.05, clean)
-            for clean in (COMMON, rare)
+            flags_beside_labels(p, None, told, teacher, none, targets, 0.05, clean, none) for clean in (COMMON, rare)
         )
         assert not (usual & ~found).any()
         assert set(told.labels[found & ~usual]) <= {0}
@@ -211,7 +210,8 @@ def test_carriers_delivered_as_something_else_need_their_own_reasons():
     d = Delivery(1)
     rng = np.random.default_rng(2)
     carried = np.where(d.poison, 1e-6, rng.uniform(0, 1, len(d.p)))
-    found = flags_beside_labels(d.p, carried, d.told, d.teacher, np.zeros(len(d.p), bool), np.array([0]), 0.1, COMMON)
+    none = np.zeros(len(d.p), bool)
+    found = flags_beside_labels(d.p, carried, d.told, d.teacher, none, np.array([0]), 0.1, COMMON, d.disputed)
     plain = benjamini_hochberg(carried, 0.1)
     elsewhere = ~d.poison & (d.teacher != 0)
     assert found[d.poison].all()
@@ -244,7 +244,7 @@ def test_the_target_of_a_proven_trigger_is_beyond_doubt_where_p_values_are_coars
     p = np.where(first, 1 / 31, rng.uniform(1 / 31, 1, 8000))
     carried = np.where(first, 1e-5, rng.uniform(0, 1, 8000))
     ranks = CleanRanks(rng.uniform(1 / 31, 1, 30), np.arange(30) % K)
-    decided = _decide(p, d.teacher, ranks, _Proven(carried, np.array(targets, np.int64)), d.told, 0.05)
+    decided = _decide(p, d.teacher, d.disputed, ranks, _Proven(carried, np.array(targets, np.int64)), d.told, 0.05)
     assert decided.flags[first].all()
     assert decided.asked.any() == bool(targets)
 
