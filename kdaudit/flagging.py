@@ -246,7 +246,7 @@ def _decide(
     # images by their answer, half for carriers whatever their answer.
     carries = proven.carries
     level = fdr if carries is None else fdr / 2
-    by_answer, certain = grouped_flags(p, groups, level, ranks, disputed)
+    by_answer, certain = grouped_flags(p, groups, level, ranks)
     plain = by_answer if carries is None else by_answer | _carriers(carries, groups, proven.targets, level)
     if told is None:
         return _Decided(plain, nobody, nobody, nobody)

@@ -55,13 +55,7 @@ class Grouped(NamedTuple):
     certain: Answers  # names of the groups that hold something with probability 1 - alpha / 5 all of them
 
 
-def grouped_flags(
-    p_values: Column,
-    groups: Answers,
-    alpha: float,
-    clean: CleanRanks | None = None,
-    disputed: NDArray[np.bool_] | None = None,
-) -> Grouped:
+def grouped_flags(p_values: Column, groups: Answers, alpha: float, clean: CleanRanks | None = None) -> Grouped:
     """Benjamini-Hochberg in two layers: first which groups hold anything, then which images in these.
 
     Groups are judged by Simes' p-value, which one image far out can carry; where clean images are given, also by
@@ -77,7 +71,6 @@ def grouped_flags(
         groups: whole numbers, [m].
         alpha: innocent share of the flags to stay under.
         clean: clean images for the second way in; None: Simes' p-value alone.
-        disputed: images that innocents of a group may resemble poison by, [m], as `flags_apart` has it; None: none.
 
     Returns:
         Flags, and the names of the groups that passed Holm's procedure.
@@ -99,10 +92,15 @@ def grouped_flags(
     inside = (1 - ENTRANCE) * alpha
     for index in np.flatnonzero(chosen):
         level = inside if certain[index] else inside * weights[chosen].sum()
-        own, most = rows[index], most_innocent(names[index], len(groups), clean)
-        apart = np.zeros(len(own), bool) if disputed is None else disputed[own]
-        flags[own] = flags_apart(p_values[own], apart, level, most)
+        own = p_values[rows[index]]
+        flags[rows[index]] = flags_of_a_group(own, level, most_innocent(names[index], len(groups), clean))
     return Grouped(flags, names[certain])
+
+
+def known_groups(clean: CleanRanks) -> Answers:
+    """Groups that clean images can speak for."""
+    names, counts = np.unique(clean.groups, return_counts=True)
+    return names[counts >= LEAST_CLEAN]
 
 
 def most_innocent(group: int, images: int, clean: CleanRanks | None) -> float:
@@ -115,26 +113,6 @@ def most_innocent(group: int, images: int, clean: CleanRanks | None) -> float:
     if clean is None or like < LEAST_CLEAN:
         return float(images)
     return images * interval(like, len(clean.groups), 0.99)[1]
-
-
-def flags_apart(p_values: Column, disputed: NDArray[np.bool_], alpha: float, most: float) -> NDArray[np.bool_]:
-    """Flags [m] of a group, those images apart whose answer the control disputes.
-
-    At a target class that is what poison looks like to a control, and what innocents look like that it does not know:
-    they behave alike for that alone. Of disputed innocents of CIFAR-10's target class 8 to 9 % had p-values up to 0.01,
-    where 1 % should, of others 1 %. So their p-values are held against their own kind's (`among_their_kind`).
-
-    Args:
-        p_values: of the group's images, [m].
-        disputed: whose answer the control disputes, [m].
-        alpha: innocent share of the flags to stay under.
-        most: innocent images of the group, at most.
-    """
-    flags = np.zeros(len(p_values), bool)
-    flags[~disputed] = flags_of_a_group(p_values[~disputed], alpha, most)
-    apart = among_their_kind(p_values[disputed])
-    flags[disputed] = flags_of_a_family(apart, alpha / storey(apart))
-    return flags
 
 
 def among_their_kind(p_values: Column) -> Column:
