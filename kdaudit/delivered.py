@@ -13,16 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.multiplicity import (
-    LOW,
-    CleanRanks,
-    among_their_kind,
-    flags_of_a_family,
-    flags_of_a_group,
-    known_groups,
-    most_innocent,
-    storey,
-)
+from kdaudit.families import flags_apart, flags_of_a_family
+from kdaudit.multiplicity import CleanRanks, known_groups, most_innocent
 from kdaudit.selection import taken
 
 FITTING = 0.5
@@ -45,10 +37,6 @@ APART = 0.4
 """What the carriers show may differ so much (total variation) from what other images show: near-equal photographs of
 one thing, or of a class that the control takes for a few others, share a pattern and a label as well (0.7 to 0.8;
 triggers 0.1)."""
-
-YARDSTICK, NOT_ODD = 200, 0.2
-"""Disputed innocents at other answers that are needed to say how odd such images are, and the share of them that may
-have a p-value up to 0.05 (6 to 17 % on CIFAR-10; of digits and traffic signs 44 to 86 %)."""
 
 CARRYING = 0.2
 """Of the error rate for images with a target as answer and label, what carrying a proven trigger may spend: it is part
@@ -211,36 +199,12 @@ def flags_beside_labels(
     for target in targets:
         own, other = (np.flatnonzero((groups == target) & one) for one in (taken_up, mistaken))
         rare = among(p_values[other], usual) if len(usual) else p_values[other]  # none: every answer is a target
-        out[own] = _apart(odd[own], disputed[own], unknown, alpha, most_innocent(target, len(groups), clean))
+        out[own] = flags_apart(odd[own], disputed[own], unknown, alpha, most_innocent(target, len(groups), clean))
         out[other] = flags_of_a_family(rare, shared)
     if carried is not None:
         for rows in (np.flatnonzero(as_target & ~taken_up), np.flatnonzero(~as_target)):
             out[rows] |= flags_of_a_family(carried[rows], shared)
     return out
-
-
-def _apart(odd: Column, disputed: NDArray[np.bool_], unknown: Column, alpha: float, most: float) -> NDArray[np.bool_]:
-    """Flags [m] of images with a target as answer and label, those apart whose answer the control disputes.
-
-    That is what poison looks like to a control, and what innocents look like that it does not know: they behave alike
-    for that alone. Of the target's own 8 to 9 % had p-values up to 0.01 on CIFAR-10, so they are held against their
-    kind (`among_their_kind`). But where a faithful control disputes little, all of it is odd, at any answer: there
-    these p-values say nothing by themselves, and none is told apart.
-
-    Args:
-        odd: p-values, [m].
-        disputed: whose answer the control disputes, [m].
-        unknown: p-values of images at other answers, delivered as them, that the control disputes, [n].
-        alpha: innocent share of the flags to stay under.
-        most: innocent images among all these, at most.
-    """
-    if len(unknown) < YARDSTICK or (unknown <= LOW).mean() > NOT_ODD:
-        return flags_of_a_group(odd, alpha, most)
-    flags = np.zeros(len(odd), bool)
-    flags[~disputed] = flags_of_a_group(odd[~disputed], alpha, most)
-    rare = among_their_kind(odd[disputed])
-    flags[disputed] = flags_of_a_family(rare, alpha / storey(rare))
-    return flags
 
 
 def _either(p_values: Column, carried: Column) -> Column:

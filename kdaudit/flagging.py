@@ -24,7 +24,8 @@ from kdaudit.calibration import (
 from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
 from kdaudit.disputed import Remainder, delivered_as_targets
-from kdaudit.multiplicity import ENTRANCE, LEAST_CLEAN, CleanRanks, flags_of_a_family, grouped_flags
+from kdaudit.families import flags_of_a_family
+from kdaudit.multiplicity import ENTRANCE, LEAST_CLEAN, CleanRanks, grouped_flags
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
 from kdaudit.unseen import Worn, wearing
@@ -246,7 +247,7 @@ def _decide(
     # images by their answer, half for carriers whatever their answer.
     carries = proven.carries
     level = fdr if carries is None else fdr / 2
-    by_answer, certain = grouped_flags(p, groups, level, ranks)
+    by_answer, certain = grouped_flags(p, groups, level, ranks, disputed)
     plain = by_answer if carries is None else by_answer | _carriers(carries, groups, proven.targets, level)
     if told is None:
         return _Decided(plain, nobody, nobody, nobody)

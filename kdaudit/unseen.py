@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values
 from kdaudit.delivered import Delivered
-from kdaudit.multiplicity import LOW, adaptive_flags
+from kdaudit.families import LOW, adaptive_flags
 from kdaudit.selection import taken
 
 

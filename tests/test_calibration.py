@@ -20,18 +20,20 @@ from kdaudit.calibration import (
     tail_p_values,
     unbounded,
 )
-from kdaudit.multiplicity import (
+from kdaudit.families import (
     LOCAL,
-    CleanRanks,
     adaptive_flags,
     among_their_kind,
     benjamini_hochberg,
-    entrance_weights,
     flags_of_a_family,
     flags_of_a_group,
+    local_share,
+)
+from kdaudit.multiplicity import (
+    CleanRanks,
+    entrance_weights,
     grouped_flags,
     holm,
-    local_share,
     most_innocent,
     simes,
 )

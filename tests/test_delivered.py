@@ -9,7 +9,6 @@ from scipy.stats import norm
 from kdaudit.calibration import Clean
 from kdaudit.delivered import (
     Delivered,
-    _apart,
     delivered,
     flags_beside_labels,
     label_proof,
@@ -17,8 +16,9 @@ from kdaudit.delivered import (
     outputs_of,
     targets_of,
 )
+from kdaudit.families import adaptive_flags, benjamini_hochberg, flags_apart, flags_of_a_group
 from kdaudit.flagging import Columns, SecondLook, _decide, _Proven, flag
-from kdaudit.multiplicity import CleanRanks, adaptive_flags, benjamini_hochberg, flags_of_a_group
+from kdaudit.multiplicity import CleanRanks
 
 K = 10
 COMMON = CleanRanks(np.ones(300), np.zeros(300, np.int64))
@@ -219,7 +219,7 @@ def test_disputed_innocents_that_behave_like_poison_do_not_break_the_error_rate(
     for _ in range(50):
         p = rng.random(3480)
         p[1800:] = norm.sf(rng.normal(np.where(poison[1800:], 4.5, 1.1), 1))
-        flags, together = _apart(p, disputed, unknown, 0.04, 3480.0), flags_of_a_group(p, 0.04, 3480.0)
+        flags, together = flags_apart(p, disputed, unknown, 0.04, 3480.0), flags_of_a_group(p, 0.04, 3480.0)
         assert apart or flags.tolist() == together.tolist()
         shares.append(1 - poison[flags].mean())
         found.append(flags[poison].mean())

@@ -39,6 +39,7 @@ DOORS: dict[str, set[str]] = {
         "calibration.py",
         "discriminant.py",
         "interventions.py",
+        "families.py",
         "multiplicity.py",
         "validity.py",
         "fitting/alignment.py",

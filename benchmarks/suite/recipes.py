@@ -235,8 +235,8 @@ RECIPES = {
         Recipe("tact", "dirty", "[13]", _patch, choose=_source_class, cover=0.5, cover_choose=_cover_classes),
         Recipe("adap-patch", "dirty", "[15]", _adap_patch_plant, _adap_patch_strike, cover=1.0),
         Recipe("two-triggers", "dirty", "[19], BadNets and Blended", _two, holdout=True),
-        Recipe("refool", "dirty", "[12], photographs of Caltech-101", _reflected, holdout=True),
-        Recipe("roaming", "dirty", "a patch anywhere, Li et al., 2021", _anywhere, holdout=True),
+        Recipe("refool", "dirty", "[12], photographs of Caltech-101", _reflected),
+        Recipe("roaming", "dirty", "a patch anywhere, Li et al., 2021", _anywhere),
         Recipe("ftrojan", "dirty", "[11], magnitude 30", _ftrojan, lossless=True, holdout=True),
         Recipe(
             "label-noise", "control", "[22], 10 % random labels", _nothing, relabel=_any_other, choose=_all, rate=0.10
