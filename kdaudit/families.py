@@ -45,14 +45,14 @@ def benjamini_hochberg(p_values: Column, alpha: float, earned: float = 0.0) -> N
     return np.asarray(p_values <= ordered[passing[-1]], bool)
 
 
-def flags_of_a_family(p_values: Column, alpha: float) -> NDArray[np.bool_]:
+def flags_of_a_family(p_values: Column, alpha: float, earned: float = 0.0) -> NDArray[np.bool_]:
     """Benjamini-Hochberg's flags [m], as far as images with such a p-value are surely no innocents for the most part.
 
     The procedure fills its flags up with innocents until they are alpha of all. Where poison lies far out nothing is
     gained by that, and where innocents have smaller p-values than they should the promise is lost: so the local share
-    counts as well.
+    counts as well. `earned`: as for `benjamini_hochberg`.
     """
-    flags = benjamini_hochberg(p_values, alpha)
+    flags = benjamini_hochberg(p_values, alpha, earned)
     return flags & (local_share(p_values) <= LOCAL) if flags.any() else flags
 
 
@@ -78,7 +78,7 @@ def storey(p_values: Column) -> float:
     return min(1.0, 2 * (1 + int((p_values > 0.5).sum())) / max(1, len(p_values)))
 
 
-def flags_of_a_group(p_values: Column, alpha: float, most: float) -> NDArray[np.bool_]:
+def flags_of_a_group(p_values: Column, alpha: float, most: float, earned: float = 0.0) -> NDArray[np.bool_]:
     """Benjamini-Hochberg's flags [m] of a group, at a wider level where it is known to hold much poison.
 
     The procedure keeps alpha times the share of innocents, so of such a group it flags too little: of many classes one
@@ -90,11 +90,12 @@ def flags_of_a_group(p_values: Column, alpha: float, most: float) -> NDArray[np.
         p_values: of the group's images, [m].
         alpha: innocent share of the flags to stay under.
         most: innocent images of the group, at most.
+        earned: as for `benjamini_hochberg`.
     """
     share = min(1.0, max(most / max(1, len(p_values)), storey(p_values)))
     if share > FEW:
         share /= share + (1 - share) ** 2 / FEW  # FEW at FEW, 1 at 1, and smooth at both ends
-    return flags_of_a_family(p_values, alpha / share)
+    return flags_of_a_family(p_values, alpha / share, earned / share)
 
 
 def adaptive_flags(p_values: Column, alpha: float, most: float = np.inf, earned: float = 0.0) -> NDArray[np.bool_]:
@@ -127,7 +128,8 @@ def flags_apart(
     That is what poison looks like to a control, and what innocents look like that it does not know: they behave alike
     for that alone. Of the target's own 8 to 9 % had p-values up to 0.01 on CIFAR-10, so they are held against their
     kind (`among_their_kind`). But where a faithful control disputes little, all of it is odd, at any answer: there
-    these p-values say nothing by themselves, and none is told apart.
+    these p-values say nothing by themselves, and none is told apart. What innocents the flags among them leave room for
+    the others may bring.
 
     Args:
         odd: p-values, [m].
@@ -138,10 +140,11 @@ def flags_apart(
     """
     if len(unknown) < YARDSTICK or (unknown <= LOW).mean() > NOT_ODD:
         return flags_of_a_group(odd, alpha, most)
-    flags = np.zeros(len(odd), bool)
-    flags[~disputed] = flags_of_a_group(odd[~disputed], alpha, most)
-    rare = among_their_kind(odd[disputed])
-    flags[disputed] = flags_of_a_family(rare, alpha / storey(rare))
+    flags, rare = np.zeros(len(odd), bool), among_their_kind(odd[disputed])
+    apart = flags_of_a_family(rare, alpha / storey(rare))
+    expected = storey(rare) * len(rare) * float(rare[apart].max(initial=0.0))
+    flags[disputed] = apart
+    flags[~disputed] = flags_of_a_group(odd[~disputed], alpha, most, max(0.0, alpha * int(apart.sum()) - expected))
     return flags
 
 
