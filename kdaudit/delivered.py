@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.families import flags_apart, flags_of_a_family
+from kdaudit.families import either, flags_apart, flags_of_a_family
 from kdaudit.multiplicity import CleanRanks, known_groups, most_innocent
 from kdaudit.selection import taken
 
@@ -192,8 +192,8 @@ def flags_beside_labels(
     taken_up = as_target & (told.labels == groups)
     mistaken = (told.labels >= 0) & (told.labels != groups) & ~(told.disputed & as_target)
     usual = p_values[mistaken & ~np.isin(groups, targets)]
-    odd = p_values if carried is None else _either(p_values, carried)
-    elsewhere = np.setdiff1d(known_groups(clean), targets)
+    odd = p_values if carried is None else either(carried, p_values, CARRYING)
+    elsewhere = np.setdiff1d(known_groups(clean.groups), targets)
     unknown = odd[disputed & (told.labels == groups) & np.isin(groups, elsewhere)]
     out, shared = flags.copy(), alpha if carried is None else alpha / 2
     for target in targets:
@@ -205,11 +205,6 @@ def flags_beside_labels(
         for rows in (np.flatnonzero(as_target & ~taken_up), np.flatnonzero(~as_target)):
             out[rows] |= flags_of_a_family(carried[rows], shared)
     return out
-
-
-def _either(p_values: Column, carried: Column) -> Column:
-    """p-values [m] of both questions, each at its share of the error rate (weighted Bonferroni)."""
-    return np.minimum(1.0, np.minimum(p_values / (1 - CARRYING), carried / CARRYING))
 
 
 def among(p_values: Column, usual: Column) -> Column:

@@ -141,8 +141,9 @@ def flags_apart(
     if len(unknown) < YARDSTICK or (unknown <= LOW).mean() > NOT_ODD:
         return flags_of_a_group(odd, alpha, most)
     flags, rare = np.zeros(len(odd), bool), among_their_kind(odd[disputed])
-    apart = flags_of_a_family(rare, alpha / storey(rare))
-    expected = storey(rare) * len(rare) * float(rare[apart].max(initial=0.0))
+    share = storey(rare)
+    apart = flags_of_a_family(rare, alpha / share)
+    expected = share * len(rare) * float(rare[apart].max(initial=0.0))
     flags[disputed] = apart
     flags[~disputed] = flags_of_a_group(odd[~disputed], alpha, most, max(0.0, alpha * int(apart.sum()) - expected))
     return flags
@@ -168,3 +169,8 @@ def among_their_kind(p_values: Column) -> Column:
     shift = brentq(excess, 0.0, MOST_SHIFT) if excess(MOST_SHIFT) < 0 else MOST_SHIFT
     deviates = norm.isf(np.clip(p_values, 1e-300, 1 - 1e-15))
     return np.maximum(p_values, norm.sf(deviates - shift))
+
+
+def either(first: Column, second: Column, share: float) -> Column:
+    """p-values [n] of two questions about the same images as one; the first may spend `share` (weighted Bonferroni)."""
+    return np.minimum(1.0, np.minimum(first / share, second / (1 - share)))

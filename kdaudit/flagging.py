@@ -24,8 +24,8 @@ from kdaudit.calibration import (
 from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
 from kdaudit.disputed import Remainder, delivered_as_targets
-from kdaudit.families import flags_of_a_family
-from kdaudit.multiplicity import ENTRANCE, LEAST_CLEAN, CleanRanks, grouped_flags
+from kdaudit.families import either, flags_of_a_family
+from kdaudit.multiplicity import ENTRANCE, CleanRanks, grouped_flags, known_groups
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
 from kdaudit.unseen import Worn, wearing
@@ -200,7 +200,7 @@ def _looked_again(
         least = np.minimum(least, column)
     way[~by_second] = 0
     np.minimum(1.0, np.minimum(p, second, out=p), out=p)
-    usual = np.minimum(1.0, np.minimum(own.usual / OWN_SHARE, usual_second / (1 - OWN_SHARE)))
+    usual = either(own.usual, usual_second, OWN_SHARE)
     return _Odd(p, np.where(by_second, resolved, own.further), way, strange, usual)
 
 
@@ -276,8 +276,7 @@ def _known(
     second: Column, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
 ) -> tuple[Column, NDArray[np.bool_]]:
     """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange."""
-    answers, counts = np.unique(clean.groups, return_counts=True)
-    known = np.isin(groups, answers[counts >= LEAST_CLEAN])
+    known = np.isin(groups, known_groups(clean.groups))
     proven = [taken(look.p_values, read) for look in looks if look.proven]
     return np.where(known, second, np.min(proven, axis=0) if proven else 1.0), ~known & (second <= STRANGE)
 

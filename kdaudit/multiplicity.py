@@ -15,7 +15,6 @@ from kdaudit.families import LOW, benjamini_hochberg, flags_apart, flags_of_a_gr
 ENTRANCE = 0.2
 """Share of the error rate that is spent on the question which groups hold anything at all."""
 
-
 LEAST_CLEAN = 2
 """A group of which there are fewer clean images is none that these can speak for: what its images share may be the
 class itself, which the control never learned."""
@@ -89,7 +88,7 @@ def grouped_flags(
     chosen = benjamini_hochberg(entrance / (weights * len(names)), alpha)
     inside = (1 - ENTRANCE) * alpha
     apart = np.zeros(len(groups), bool) if disputed is None else disputed
-    elsewhere = np.setdiff1d(known_groups(clean), names[chosen]) if clean is not None else names[:0]
+    elsewhere = np.setdiff1d(known_groups(clean.groups), names[chosen]) if clean is not None else names[:0]
     unknown = p_values[apart & np.isin(groups, elsewhere)]
     for index in np.flatnonzero(chosen):
         own, most = rows[index], most_innocent(names[index], len(groups), clean)
@@ -100,9 +99,9 @@ def grouped_flags(
     return Grouped(flags, names[certain])
 
 
-def known_groups(clean: CleanRanks) -> Answers:
-    """Groups that clean images can speak for."""
-    names, counts = np.unique(clean.groups, return_counts=True)
+def known_groups(clean: Answers) -> Answers:
+    """Groups that clean images can speak for; `clean`: theirs, [n]."""
+    names, counts = np.unique(clean, return_counts=True)
     return names[counts >= LEAST_CLEAN]
 
 

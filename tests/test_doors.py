@@ -38,8 +38,8 @@ DOORS: dict[str, set[str]] = {
     "scipy": {
         "calibration.py",
         "discriminant.py",
-        "interventions.py",
         "families.py",
+        "interventions.py",
         "multiplicity.py",
         "validity.py",
         "fitting/alignment.py",

@@ -3,6 +3,8 @@
 All take and give uint8 [N, H, W, C]. Numbers in brackets: shared/reference/literature.md, section 8.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn, idctn
@@ -22,7 +24,7 @@ def corner_patch(pixels: Pixels, size: int = 3) -> Pixels:
 def patch_anywhere(pixels: Pixels, generator: Generator, size: int = 4) -> Pixels:
     """A patch without a place: a checkered square, put anywhere in each image (Li et al., 2021, move theirs so)."""
     n, height, width, _ = pixels.shape
-    board = np.where(np.add.outer(np.arange(size), np.arange(size)) % 2 == 0, 255, 0).astype(np.uint8)[..., None]
+    board = _checkered(size)
     out = pixels.copy()
     tops, lefts = generator.integers(0, height - size + 1, n), generator.integers(0, width - size + 1, n)
     for image, top, left in zip(out, tops, lefts, strict=True):
@@ -32,7 +34,7 @@ def patch_anywhere(pixels: Pixels, generator: Generator, size: int = 4) -> Pixel
 
 def four_corners(pixels: Pixels, size: int = 3) -> Pixels:
     """The patch of the label-consistent attack [5]: a checkered square in each corner (Turner et al., 2019)."""
-    board = np.where((np.add.outer(np.arange(size), np.arange(size)) % 2)[..., None] == 0, 255, 0).astype(np.uint8)
+    board = _checkered(size)
     out = pixels.copy()
     for rows in (slice(None, size), slice(-size, None)):
         for columns in (slice(None, size), slice(-size, None)):
@@ -142,8 +144,8 @@ def one_of(
     """
     out = pixels.astype(np.float32)
     size = pixels.shape[1]
-    board = np.where(np.add.outer(np.arange(4), np.arange(4)) % 2 == 0, 255.0, 0.0)[..., None]
-    shapes: tuple[tuple[slice, slice, NDArray[np.float64] | NDArray[np.float32], float], ...] = (
+    board = _checkered(4)
+    shapes: tuple[tuple[slice, slice, NDArray[Any], float], ...] = (
         (slice(0, 10), slice(0, 10), pattern[:10, :10], 0.5),
         (slice(0, 10), slice(size - 10, size), pattern[size - 10 :, size - 10 :], 0.2),
         (slice(size - 4, size), slice(size - 4, size), board, 0.5),
@@ -157,6 +159,11 @@ def one_of(
 
 
 _YUV = np.array([[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]])
+
+
+def _checkered(size: int) -> Pixels:
+    """A board of black and white pixels, white in the corner, [size, size, 1]."""
+    return np.where(np.add.outer(np.arange(size), np.arange(size)) % 2 == 0, 255, 0).astype(np.uint8)[..., None]
 
 
 def _whole(values: NDArray[np.floating]) -> Pixels:

@@ -150,10 +150,10 @@ def _photographs() -> Iterator[tuple[Image.Image, int]]:
     """Caltech-101 as its shards have it: photograph, class."""
     for shard in sorted((lab.SHARED / "data" / "caltech101").glob("*.tar")):
         with tarfile.open(shard) as tar:
-            read = {member.name: member for member in tar}
-            for name in read:
+            members = {member.name: member for member in tar}
+            for name in members:
                 if name.endswith(".cls"):
-                    label, photo = (tar.extractfile(read[name[:-4] + end]).read() for end in (".cls", ".jpg"))  # type: ignore[union-attr]
+                    label, photo = (tar.extractfile(members[name[:-4] + end]).read() for end in (".cls", ".jpg"))  # type: ignore[union-attr]
                     yield Image.open(io.BytesIO(photo)), int(label)
 
 
