@@ -77,12 +77,14 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
             control = controls.make_control(bench, pool, settings, run, clock)
         subjects = contrast.subjects(bench, control, pool, settings)
         calibration = contrast.compare_clean(subjects, control, pool, bench, settings, run, clock)
+        control = controls.held_to(control, calibration)
         rows = contrast.compare_suspect(subjects, control, sets, bench, settings, run, clock)
         controls.demand_sound(control)
         judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
         manifests = judgement.write_samples(rows, judged, sets, run)
         repaired = None
-        if settings.repair and control.distilled is not None and control.fidelity < settings.min_fidelity:
+        faithful = control.fidelity >= settings.fidelity_needed(bench.signature.classes)
+        if settings.repair and control.distilled is not None and not faithful:
             clock.say("no repaired model: a control that is not faithful enough to judge with is none to use either")
         elif settings.repair and control.distilled is not None:
             repaired = repairs.repair(control, judged, sets, bench, settings, run, clock)

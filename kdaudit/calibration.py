@@ -174,6 +174,26 @@ def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO
     return Tail(low, float(best[0]), math.exp(float(best[1])), count)
 
 
+def foretold_tail(scores: Column) -> Tail | None:
+    """What few innocent scores foretell of the next one, if their tail is exponential.
+
+    Of k excesses over the score before them, with sum S, the next one is above x with probability (1 + x / S)^(-k),
+    exactly and whatever the scale, since their ratio is F-distributed: a generalised-Pareto tail of shape 1 / k, so the
+    fewer there are the heavier it is.
+
+    Args:
+        scores: finite [n].
+
+    Returns:
+        The tail, or None where fewer than `FEWEST` scores lie above its start.
+    """
+    if len(scores) == 0:
+        return None
+    low = float(scores[scores <= _start(scores)].max())
+    above = scores[scores > low] - low
+    return Tail(low, 1 / len(above), float(above.mean()), len(above)) if len(above) >= FEWEST else None
+
+
 def _start(scores: Column) -> float:
     """Where the tail begins: at `TAIL_FROM`, and not among scores that all share the smallest value.
 
@@ -240,8 +260,9 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
     return p
 
 
-LEAST_TAIL = 20
-"""Null scores beyond the tail's start, at least, for sums of many terms: their tails are tame."""
+LEAST_TAIL, FEWEST = 20, 5
+"""Null scores beyond the tail's start, at least, for sums of many terms: their tails are tame. So many determine a
+shape; and so many a scale."""
 
 
 def beyond(scores: Scores, null: Column) -> Column:
@@ -252,10 +273,12 @@ def beyond(scores: Scores, null: Column) -> Column:
         null: scores of images that are innocent, [n].
     """
     p = conformal_p_values(scores, null)
-    tail = fit_tail(null, LEAST_TAIL, upto=1.0)
+    tail, more = fit_tail(null, LEAST_TAIL, upto=1.0), 0
+    if tail is None:
+        tail, more = foretold_tail(null), 1  # the next score counts with the few, as in a conformal p-value
     if tail is not None:
-        far = scores > null.max()
-        p[far] = float((null > tail.start).mean()) * tail.survival(scores[far])
+        far, share = scores > null.max(), (int((null > tail.start).sum()) + more) / (len(null) + more)
+        p[far] = share * tail.survival(scores[far])
     return p
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from kdaudit.admission import Teacher
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
+from kdaudit.compared import Comparison
 from kdaudit.digest import joint_digest
 from kdaudit.distillation import DistillationPlan, Distilled, distil, size_student
 from kdaudit.errors import Inconclusive, UsageError
@@ -238,6 +239,18 @@ def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, setti
     agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])
     guarded = int(found[GUARDED]) if GUARDED in found else None
     return Control(session, given.digest, agreed, validated, None, parts, guarded, None)
+
+
+def held_to(control: Control, clean: Comparison) -> Control:
+    """The control with its fidelity on all held-out images: what it was made with says a quarter of them alone.
+
+    Of a small pool that is a few dozen, and a share of so few is mostly chance.
+
+    Args:
+        control: distilled or taken up.
+        clean: the comparison of its held-out images.
+    """
+    return replace(control, agreed=int((clean.teacher_top1 == clean.student_top1).sum()), validated=len(clean))
 
 
 def revive(control: Control, given: Teacher, bench: Workbench, pool: Pool) -> Control:

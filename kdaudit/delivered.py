@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Answers, Column, conformal_p_values, interval
-from kdaudit.families import either, flags_apart, flags_of_a_family
+from kdaudit.calibration import Answers, Column, interval
+from kdaudit.families import among, either, flags_apart, flags_of_a_family
 from kdaudit.multiplicity import CleanRanks, known_groups, most_innocent
 from kdaudit.selection import taken
 
@@ -205,11 +205,6 @@ def flags_beside_labels(
         for rows in (np.flatnonzero(as_target & ~taken_up), np.flatnonzero(~as_target)):
             out[rows] |= flags_of_a_family(carried[rows], shared)
     return out
-
-
-def among(p_values: Column, usual: Column) -> Column:
-    """p-values [m] that are rare among those of images of their own odd kind, [n], as well."""
-    return np.maximum(p_values, conformal_p_values(-p_values, -usual))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, Column, beyond, conformal_p_values
-from kdaudit.delivered import Delivered, among
-from kdaudit.families import adaptive_flags
+from kdaudit.delivered import Delivered
+from kdaudit.families import adaptive_flags, among
 
 YARDSTICKS = 5
 """Other labels that it takes to say how often a label is disputed: one may be easy by nature."""

@@ -6,7 +6,7 @@ Arrays in, arrays out.
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Column
+from kdaudit.calibration import Column, conformal_p_values
 
 FEW = 0.5
 """Up to this share of innocents a group is tested at the level that the share allows; beyond it, at ever less of that:
@@ -127,7 +127,9 @@ def flags_apart(
 
     That is what poison looks like to a control, and what innocents look like that it does not know: they behave alike
     for that alone. Of the target's own 8 to 9 % had p-values up to 0.01 on CIFAR-10, so they are held against their
-    kind (`among_their_kind`). But where a faithful control disputes little, all of it is odd, at any answer: there
+    kind (`among_their_kind`). Flags stop where innocents begin by the law of such images at other answers as well: a
+    control from few clean images is surprised by some of them far more than by the rest (one answer's own: 9 % up to
+    0.01, and 39 % above one half). But where a faithful control disputes little, all of it is odd, at any answer: there
     these p-values say nothing by themselves, and none is told apart. What innocents the flags among them leave room for
     the others may bring.
 
@@ -142,7 +144,8 @@ def flags_apart(
         return flags_of_a_group(odd, alpha, most)
     flags, rare = np.zeros(len(odd), bool), among_their_kind(odd[disputed])
     share = storey(rare)
-    apart = flags_of_a_family(rare, alpha / share)
+    surely = local_share(among_their_kind(among(odd[disputed], unknown))) <= LOCAL
+    apart = surely & flags_of_a_family(rare, alpha / share)
     expected = share * len(rare) * float(rare[apart].max(initial=0.0))
     flags[disputed] = apart
     flags[~disputed] = flags_of_a_group(odd[~disputed], alpha, most, max(0.0, alpha * int(apart.sum()) - expected))
@@ -169,6 +172,11 @@ def among_their_kind(p_values: Column) -> Column:
     shift = brentq(excess, 0.0, MOST_SHIFT) if excess(MOST_SHIFT) < 0 else MOST_SHIFT
     deviates = norm.isf(np.clip(p_values, 1e-300, 1 - 1e-15))
     return np.maximum(p_values, norm.sf(deviates - shift))
+
+
+def among(p_values: Column, usual: Column) -> Column:
+    """p-values [m] that are rare among those of images of their own odd kind, [n], as well."""
+    return np.maximum(p_values, conformal_p_values(-p_values, -usual))
 
 
 def either(first: Column, second: Column, share: float) -> Column:

@@ -29,7 +29,7 @@ from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule, Settings
 from kdaudit.trigger import Pattern, load_patterns, save_patterns
 from kdaudit.validity import Assumption, Seen, assumptions
-from kdaudit.verdict import Verdict, judge
+from kdaudit.verdict import Fidelity, Verdict, judge
 from kdaudit.workbench import Sets, Workbench
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def judge_rows(
             flags,
             calibration,
             bench.findings,
-            control.fidelity,
+            Fidelity(control.fidelity, settings.fidelity_needed(bench.signature.classes)),
             settings,
             bench.signature.class_names,
             likeness.found if likeness else (),

@@ -53,6 +53,10 @@ class Ignore(BaseModel):
     model: str = Field("", pattern=r"^[0-9a-f]{0,64}$")
 
 
+GUESSED = 0.1
+"""So much more often than by guessing among its classes a control must give the teacher's answer, whatever is asked."""
+
+
 class Settings(BaseSettings):
     """All settings; each command uses those that concern it. Frozen; refuses bad values and unknown names."""
 
@@ -91,7 +95,7 @@ class Settings(BaseSettings):
     budget: float | None = Field(None, gt=0, allow_inf_nan=False, description="minutes for distilling the control")
     steps: int | None = Field(None, ge=1, description="distillation steps, instead of a budget")
     temperature: float = Field(4.0, gt=0, le=100, description="distillation temperature")
-    min_fidelity: float = Field(0.6, ge=0, le=1, description="agreement with the teacher that a control needs")
+    min_fidelity: float = Field(0.5, ge=0, le=1, description="agreement with the teacher that a control needs")
 
     rule: Rule = Field("divergence", description="what flags an image")
     fdr: float = Field(0.05, gt=0, lt=1, description="innocent share of the flags to stay under")
@@ -123,6 +127,10 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="passes over the kept images; 25 when left out, fewer of many images",
     )
+
+    def fidelity_needed(self, classes: int) -> float:
+        """The fidelity that a control of a model with so many classes needs; more than `min_fidelity` only for two."""
+        return max(self.min_fidelity, 1 / classes + GUESSED)
 
     @classmethod
     def settings_customise_sources(

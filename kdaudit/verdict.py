@@ -39,12 +39,24 @@ class Verdict:
     evidence: Evidence
 
 
+class Fidelity(NamedTuple):
+    """How faithful the control is.
+
+    Attributes:
+        share: of held-out clean images on which it gives the teacher's answer, 0..1.
+        needed: for a verdict.
+    """
+
+    share: float
+    needed: float
+
+
 def judge(
     suspect: Columns,
     flags: Flags,
     calibration: Comparison,
     static: tuple[Finding, ...],
-    fidelity: float,
+    fidelity: Fidelity,
     settings: Settings,
     names: tuple[str, ...] | None = None,
     triggers: tuple[Found, ...] = (),
@@ -60,7 +72,7 @@ def judge(
         flags: what `flag` made of them.
         calibration: comparison of the calibration images.
         static: findings of the graph.
-        fidelity: share of held-out clean images on which the control gives the teacher's answer.
+        fidelity: of the control.
         settings: thresholds.
         names: the model's class names, for the sentences.
         triggers: patterns that the second look has proven.
@@ -82,15 +94,15 @@ def judge(
 
 
 def _conclude(
-    findings: tuple[Finding, ...], evidence: Evidence, images: int, fidelity: float, settings: Settings
+    findings: tuple[Finding, ...], evidence: Evidence, images: int, fidelity: Fidelity, settings: Settings
 ) -> tuple[State, tuple[str, ...]]:
     """The table of docs/verdict.md, top to bottom: the first row that holds decides."""
     if evidence.scanned == 0:
         return "INCONCLUSIVE", ("not one image could be read",)
-    if fidelity < settings.min_fidelity:
+    if fidelity.share < fidelity.needed:
         return "INCONCLUSIVE", (
-            f"the control gives the model's answer on only {fidelity:.1%} of held-out clean images (needed: "
-            f"{settings.min_fidelity:.0%}): give more clean images of the same kind, or a larger --budget",
+            f"the control gives the model's answer on only {fidelity.share:.1%} of held-out clean images (needed: "
+            f"{fidelity.needed:.0%}): give more clean images of the same kind, or a larger --budget",
         )
     failing = tuple(f.message for f in findings if f.severity in ("high", "critical"))
     if failing:

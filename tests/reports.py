@@ -59,7 +59,8 @@ def whole(**changes: Any) -> dict[str, Any]:
         },
         "model": {
             "path": "vendor.onnx", "digest": "aa", "canonical_digest": "bb", "producer": "torch 2", "nodes": 12,
-            "parameters": 3456, "opsets": {"ai.onnx": 17}, "signature": {"input_name": "image", "batch": None},
+            "parameters": 3456, "opsets": {"ai.onnx": 17},
+            "signature": {"input_name": "image", "batch": None, "classes": 2},
         },
         "suspect": image_set("delivery"),
         "clean": image_set("delivery/clean"),

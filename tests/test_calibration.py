@@ -11,10 +11,12 @@ from kdaudit import calibration as room
 from kdaudit.calibration import (
     Clean,
     as_few_p_value,
+    beyond,
     bounded,
     calibration_needed,
     conformal_p_values,
     fit_tail,
+    foretold_tail,
     interval,
     smallest_visible_rate,
     tail_p_values,
@@ -490,6 +492,29 @@ def innocents(n: int, seed: int, classes: int = 10) -> tuple[np.ndarray, np.ndar
     rng = np.random.default_rng(seed)
     clean = Clean(rng.exponential(size=2000), rng.integers(0, classes, 2000))
     return rng.exponential(size=n), rng.integers(0, classes, n), clean
+
+
+@pytest.mark.parametrize("n", [50, 75, 107, 190])
+def test_few_clean_scores_foretell_exponential_ones_exactly_and_lighter_ones_with_care(n):
+    """A pool of 250 leaves 100 to calibrate on: counted, no p-value is under a hundredth."""
+    rng, innocent, light, far = np.random.default_rng(n), [], [], []
+    for _ in range(300):
+        null, scores = rng.exponential(1, n), np.append(rng.exponential(1, 2000), 25.0)
+        p = beyond(scores, null)
+        innocent.append([(p[:-1] <= level).mean() for level in (1e-2, 1e-3, 1e-4)])
+        far.append(p[-1])
+        null, scores = rng.normal(0, 1, n), rng.normal(0, 1, 2000)
+        light.append([(beyond(scores, null) <= level).mean() for level in (1e-2, 1e-3, 1e-4)])
+    assert (np.mean(innocent, axis=0) <= np.array([1.15e-2, 1.3e-3, 1.6e-4])).all()
+    assert (np.mean(light, axis=0) <= np.array([1.1e-2, 1e-3, 1e-4])).all()
+    assert np.median(far) < 1e-4  # what lies far out is told from innocents
+
+
+def test_fewer_than_five_scores_in_the_tail_foretell_nothing():
+    null = np.linspace(0, 1, 40)
+    assert foretold_tail(null) is None
+    assert foretold_tail(np.empty(0)) is None
+    assert beyond(np.array([50.0]), null).tolist() == [1 / 41]
 
 
 def test_innocents_alone_get_almost_no_flags():

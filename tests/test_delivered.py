@@ -229,6 +229,21 @@ def test_disputed_innocents_that_behave_like_poison_do_not_break_the_error_rate(
     assert np.mean(found) > 0.9
 
 
+def test_flags_stop_where_disputed_innocents_begin_by_their_law_elsewhere_too():
+    """As on a patch anywhere with 250 clean images: most that a weak control disputes is as usual, and some far out."""
+    rng, nobody = np.random.default_rng(5), np.zeros(2400, bool)
+    disputed, poison = ~nobody, np.arange(2400) >= 1100
+    shares, found = [], []
+    for _ in range(20):
+        wide, far = rng.normal(0.4, 1.35, 1100), rng.normal(7, 1, 1300)
+        p, unknown = norm.sf(np.append(wide, far)), norm.sf(rng.normal(0, 1.3, 5000))
+        flags = flags_apart(p, disputed, unknown, 0.04, 2400.0)
+        shares.append(1 - poison[flags].mean())
+        found.append(flags[poison].mean())
+    assert np.mean(shares) < 0.05
+    assert np.mean(found) > 0.98
+
+
 def test_carriers_delivered_as_something_else_need_their_own_reasons():
     """Innocents that look like the pattern by chance are many where 300 carriers have earned the threshold."""
     d = Delivery(1)

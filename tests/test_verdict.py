@@ -20,7 +20,7 @@ from kdaudit.signs import BEHAVIOUR
 from kdaudit.trace import Trace
 from kdaudit.transplant import Transplant
 from kdaudit.trigger import Pattern
-from kdaudit.verdict import Verdict, judge
+from kdaudit.verdict import Fidelity, Verdict, judge
 
 K = 10
 NAMES = ("plane", "car", "bird", "ship", "deer", "dog", "frog", "horse", "cat", "truck")
@@ -61,6 +61,7 @@ class Case:
     unjudged: int = 0
     doubted: int = 0
     triggers: tuple[Found, ...] = ()
+    classes: int = K
 
     def judged(self) -> Verdict:
         m = self.images
@@ -83,9 +84,11 @@ class Case:
         result = Flags(
             flags, p, flags & self.extrapolated, np.zeros(m, np.int64), np.arange(m) < self.unjudged, nothing
         )
+        settings = Settings(**self.settings)
+        faith = Fidelity(self.fidelity, settings.fidelity_needed(self.classes))
         return judge(
             Columns(read, groups, disagrees, score), result, calibration_of(np.linspace(0, 0.5, self.calibration)),
-            self.static, self.fidelity, Settings(**self.settings), NAMES, self.triggers, self.trace,
+            self.static, faith, settings, NAMES, self.triggers, self.trace,
             LabelDoubts(self.doubted, 10_000),
         )  # fmt: skip
 
@@ -170,9 +173,10 @@ TABLE = {
     "own-coverage": (Case(unread=200, settings={"min_coverage": 0.98}), "PASSED", set(), STANDARD),
     "gathering-despite-coverage": (Case({3: 20}, unread=200), "FAILED", {"KDA201"}, "answer 3"),
     "nothing-read": (Case(unread=10_000), "INCONCLUSIVE", set(), "not one image could be read"),
-    "unfaithful": (Case(fidelity=0.59), "INCONCLUSIVE", set(), "on only 59.0% of held-out clean images (needed: 60%)"),
+    "unfaithful": (Case(fidelity=0.49), "INCONCLUSIVE", set(), "on only 49.0% of held-out clean images (needed: 50%)"),
+    "guessing": (Case(fidelity=0.59, classes=2), "INCONCLUSIVE", set(), "(needed: 60%)"),
     "unfaithful-despite-gathering": (Case({3: 20}, fidelity=0.3), "INCONCLUSIVE", {"KDA201"}, "on only 30.0%"),
-    "faithful-enough": (Case(fidelity=0.6), "PASSED", set(), STANDARD),
+    "faithful-enough": (Case(fidelity=0.5), "PASSED", set(), STANDARD),
     "own-fidelity": (Case(fidelity=0.9, settings={"min_fidelity": 0.95}), "INCONCLUSIVE", set(), "(needed: 95%)"),
     "too-insensitive": (
         Case(settings={"sensitivity": 0.05}), "INCONCLUSIVE", set(),
@@ -247,7 +251,7 @@ def test_strange_answers_never_gather():
     )
     verdict = judge(
         Columns(np.ones(m, bool), groups, np.zeros(m, bool), np.full(m, np.inf)), flags,
-        calibration_of(np.linspace(0, 0.5, 200)), (), 0.9, Settings(),
+        calibration_of(np.linspace(0, 0.5, 200)), (), Fidelity(0.9, 0.5), Settings(),
     )  # fmt: skip
     assert "KDA201" not in {f.rule for f in verdict.findings}
     assert verdict.state == "FAILED"
@@ -262,7 +266,7 @@ def test_clean_images_with_infinite_scores_do_not_stop_the_judging(share):
     verdict = judge(
         Columns(~nothing, np.arange(m) % K, nothing, np.linspace(0, 0.5, m)),
         Flags(nothing, np.ones(m), nothing, np.zeros(m, np.int64), nothing, nothing),
-        calibration_of(clean), (), 0.9, Settings(),
+        calibration_of(clean), (), Fidelity(0.9, 0.5), Settings(),
     )  # fmt: skip
     assert np.isfinite(verdict.evidence.excess)
     assert verdict.evidence.excess < 0.05
@@ -502,7 +506,7 @@ def test_poison_that_labels_find_does_not_thin_out_the_class_it_was_delivered_as
     def judged(by_label: np.ndarray | None) -> Verdict:
         flags = Flags(flag, np.where(flag, 1e-4, 0.5), nothing, np.zeros(m, np.int8), nothing, nothing, by_label)
         columns = Columns(~nothing, groups, nothing, score, told)
-        return judge(columns, flags, calibration_of(np.linspace(0, 0.5, 500)), (), 0.95, Settings())
+        return judge(columns, flags, calibration_of(np.linspace(0, 0.5, 500)), (), Fidelity(0.95, 0.5), Settings())
 
     verdict = judged(by_label)
     assert verdict.state == "FAILED"

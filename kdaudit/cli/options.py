@@ -126,7 +126,7 @@ judging_options = stack(
     ),
     click.option("--fdr", type=float, help="Innocent share of the flags to stay under.  [default: 0.05]"),
     click.option("--sensitivity", type=float, metavar="RATE", help="Poison rate that must be visible, or exit 3."),
-    click.option("--min-fidelity", type=float, help="Agreement with the teacher that a control needs.  [default: 0.6]"),
+    click.option("--min-fidelity", type=float, help="Agreement with the teacher that a control needs.  [default: 0.5]"),
     click.option("--min-coverage", type=float, help="Share of images that must be read.  [default: 0.99]"),
     gate_options,
 )

@@ -25,7 +25,7 @@ def conclude(
 
 def checks_of(document: Document, settings: Settings) -> list[CheckRow]:
     """All checks: the graph's rules, the behaviour's, what an audit needs, and the gate."""
-    faithful = document.control.fidelity.hits >= settings.min_fidelity * document.control.fidelity.of
+    faithful = document.control.fidelity.hits >= _needed(document, settings) * document.control.fidelity.of
     judged = document.coverage.scanned > 0 and faithful
     return [
         *(_rule(rule, "graph", title, document, run=True) for rule, title in FINDINGS.items()),
@@ -33,6 +33,11 @@ def checks_of(document: Document, settings: Settings) -> list[CheckRow]:
         *_needs(document, settings, faithful=faithful),
         *_gate(document, settings),
     ]
+
+
+def _needed(document: Document, settings: Settings) -> float:
+    """The fidelity that a control of this model needs."""
+    return settings.fidelity_needed(int(document.model.signature["classes"]))
 
 
 def _rule(rule: str, group: str, title: str, document: Document, *, run: bool) -> CheckRow:
@@ -88,7 +93,7 @@ def _needs(document: Document, settings: Settings, *, faithful: bool) -> list[Ch
             title="the control is faithful enough",
             state="passed" if faithful else "inconclusive",
             detail=f"{share:.1%} of {k.fidelity.of:,} held-out clean images get the model's answer; "
-            f"{settings.min_fidelity:.0%} needed",
+            f"{_needed(document, settings):.0%} needed",
         ),
         CheckRow(
             id="calibration",
