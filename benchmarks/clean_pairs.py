@@ -10,12 +10,15 @@ the command can run in pieces and in several processes, each with models of its 
 
 --digits N adds N small models of our own on scikit-learn's digits (600 of the 1,797 are the pool), one a seed, whose
 controls are distilled hastily (300 steps): controls that know some classes badly are where honest models FAILED.
+
+--pool N uses N clean images of each pool: p-values from few calibration images are the coarsest. These pairs are kept
+apart and have a table of their own.
 """
 
 import argparse
 import csv
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,16 +40,18 @@ TABLES = ("mnist", "cifar10", "gtsrb")
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and a delivery."""
+    """A model and a delivery; `pool`: clean images that are used, all there are when None."""
 
     model: str
     data: str
     seed: int
+    pool: int | None = None
 
     @property
     def run(self) -> Path:
         """The run directory."""
-        return lab.LAB / "clean-pairs" / f"{self.model.replace('/', '-').removesuffix('.onnx')}-seed{self.seed}"
+        few = f"-pool{self.pool}" if self.pool else ""
+        return lab.LAB / "clean-pairs" / f"{self.model.replace('/', '-').removesuffix('.onnx')}-seed{self.seed}{few}"
 
 
 def digit_pairs(count: int) -> list[Pair]:
@@ -97,6 +102,7 @@ def audit(pair: Pair) -> None:
         else:
             places, more = (lab.SHARED / "models" / "real" / pair.model, *world(pair.data, pair.seed)), []
         model, delivery, pool = places
+        more += ["--max-clean", str(pair.pool)] if pair.pool else []
         more += ["--no-repair", "--exit-zero", "--quiet", "--seed", str(pair.seed)]
         lab.kdaudit("scan", model, delivery, "--clean", pool, "-o", pair.run, *more, allowed=(0, 3))
     print(row(pair), flush=True)
@@ -118,13 +124,14 @@ def row(pair: Pair) -> str:
 def main() -> None:
     """Audit, print, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--models", nargs="*", default=[], help="as the manifest names them; all when left out")
     parser.add_argument("--digits", type=int, default=0, help="small models of our own, besides")
+    parser.add_argument("--pool", type=int, help="clean images to use of each pool")
     parser.add_argument("--table", action="store_true", help="audit nothing, print what is finished")
     parser.add_argument("--save", action="store_true", help="write results/clean_pairs.md")
     given = parser.parse_args()
-    chosen = [*pairs(given.seeds, given.models), *digit_pairs(given.digits)]
+    chosen = [replace(p, pool=given.pool) for p in (*pairs(given.seeds, given.models), *digit_pairs(given.digits))]
     if not given.table:
         for pair in chosen:
             audit(pair)
@@ -135,7 +142,8 @@ def main() -> None:
         "# Clean pairs: honest models, published data",
         "",
         f"{len(done)} pairs: {counted}.",
-        f"{DELIVERED:,} images delivered, {POOL:,} clean ones (digits: 1,197 and {DIGITS_POOL}, 300 steps), default "
+        f"{DELIVERED:,} images delivered, {given.pool or POOL:,} clean ones (digits: 1,197 and "
+        f"{given.pool or DIGITS_POOL}, 300 steps), default "
         "settings without repair.",
         f"{lab.machine()}; {lab.today()}; n = 1 run per row.",
         "",
@@ -145,7 +153,7 @@ def main() -> None:
     ]
     print("\n".join(table))
     if given.save:
-        lab.write_result("clean_pairs.md", "\n".join(table))
+        lab.write_result(f"clean_pairs_pool{given.pool}.md" if given.pool else "clean_pairs.md", "\n".join(table))
 
 
 if __name__ == "__main__":

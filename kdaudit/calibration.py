@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kdaudit.selection import spread, taken
 from kdaudit.stretches import stretches
+from kdaudit.tails import LEAST_TAIL, MIN_EXCEEDANCES, TAIL_FROM, fit_tail, foretold_tail, start_of
 
 Column = NDArray[np.float64]
 Scores = NDArray[np.floating[Any]]
@@ -87,124 +88,6 @@ def as_few_p_value(hits: int, n: int, other_hits: int, others: int) -> float:
     return float(hypergeom.cdf(hits, n + others, hits + other_hits, n))
 
 
-TAIL_FROM, TAIL_TO = 0.90, 0.99
-"""The window of the bulk that a tail is fitted on: below, scores follow another law; above, poison may sit."""
-
-MIN_EXCEEDANCES = 60
-"""Fewer scores than this above `TAIL_FROM` do not determine a tail's shape."""
-
-SHAPE_SPREAD = 0.2
-"""Standard deviation of the prior on a tail's shape, centred at the exponential: a hundred scores alone say little
-about it (Martins and Stedinger, 2000, use a like prior for floods), ten thousand outweigh it."""
-
-MAX_EXCEEDANCES = 20_000
-"""More are thinned evenly: the fit is exact enough long before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """A generalised-Pareto tail (Pickands, 1975): P(X > x | X > start) = (1 + shape (x - start) / scale)^(-1/shape).
-
-    Attributes:
-        start: where the tail begins, in units of the (transformed) score.
-        shape: xi, at least 0: exponential at 0, heavier above.
-        scale: sigma, above 0.
-        fitted_on: number of scores above `start` in the fit.
-    """
-
-    start: float
-    shape: float
-    scale: float
-    fitted_on: int
-
-    def survival(self, x: Column) -> Column:
-        """P(X > x | X > start), [n]; 1 at and below the start."""
-        from scipy.stats import genpareto
-
-        excess = np.maximum(np.asarray(x, np.float64) - self.start, 0.0)
-        return np.asarray(genpareto.sf(excess, self.shape, scale=self.scale), np.float64)
-
-
-def fit_tail(scores: Column, least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO) -> Tail | None:
-    """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
-
-    Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
-    far out pull neither shape nor scale by more than their number. A tail that would end is taken for an
-    exponential one: its end point would give innocents beyond it the p-value zero.
-
-    Args:
-        scores: finite, transformed scores [n].
-        least: scores above the tail's start that are needed.
-        upto: quantile beyond which scores are only counted; 1 where all are known to be innocent.
-
-    Returns:
-        The tail, or None where there are too few scores to fit one.
-    """
-    from scipy.optimize import minimize
-
-    if len(scores) == 0:  # a set with one answer only has no other groups to fit a tail on
-        return None
-    low, high = _start(scores), float(np.quantile(scores, upto))
-    above = np.sort(scores[scores > low]) - low
-    if len(above) < least or not low < high:
-        return None
-    count = len(above)
-    if count > MAX_EXCEEDANCES:
-        above = above[np.linspace(0, count - 1, MAX_EXCEEDANCES).astype(np.int64)]
-    censored = above > high - low
-    excess = np.minimum(above, high - low)
-
-    def cost(parameters: Column) -> float:
-        shape, log_scale = float(parameters[0]), float(parameters[1])
-        scaled = excess / math.exp(log_scale)
-        if abs(shape) < 1e-6:  # the exponential, the limit at shape 0
-            log_survival, log_density = -scaled, -scaled - log_scale
-        else:
-            base = 1 + shape * scaled
-            if base.min() <= 0:
-                return 1e12
-            log_survival = -np.log(base) / shape
-            log_density = log_survival - np.log(base) - log_scale
-        prior = (shape / SHAPE_SPREAD) ** 2 / 2
-        return prior - float(log_density[~censored].sum() + log_survival[censored].sum())
-
-    best = minimize(cost, np.array([0.0, math.log(excess.mean())]), method="Nelder-Mead").x
-    if best[0] < 0:
-        return Tail(low, 0.0, float(excess.sum() / (~censored).sum()), count)
-    return Tail(low, float(best[0]), math.exp(float(best[1])), count)
-
-
-def foretold_tail(scores: Column) -> Tail | None:
-    """What few innocent scores foretell of the next one, if their tail is exponential.
-
-    Of k excesses over the score before them, with sum S, the next one is above x with probability (1 + x / S)^(-k),
-    exactly and whatever the scale, since their ratio is F-distributed: a generalised-Pareto tail of shape 1 / k, so the
-    fewer there are the heavier it is.
-
-    Args:
-        scores: finite [n].
-
-    Returns:
-        The tail, or None where fewer than `FEWEST` scores lie above its start.
-    """
-    if len(scores) == 0:
-        return None
-    low = float(scores[scores <= _start(scores)].max())
-    above = scores[scores > low] - low
-    return Tail(low, 1 / len(above), float(above.mean()), len(above)) if len(above) >= FEWEST else None
-
-
-def _start(scores: Column) -> float:
-    """Where the tail begins: at `TAIL_FROM`, and not among scores that all share the smallest value.
-
-    Images that gave no reason for interventions have one and the same score; there is no law among them.
-    """
-    low, floor = float(np.quantile(scores, TAIL_FROM)), float(scores.min())
-    if low > floor or low == scores.max():
-        return low
-    return float(np.median(scores[scores > floor]))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Clean:
     """Scores of the calibration images.
@@ -241,7 +124,7 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
     member, yardstick = taken(groups, known), transform(clean.scores)
     out = np.ones(len(values))
     pooled = fit_tail(values)
-    exceeding = values > _start(values)
+    exceeding = values > start_of(values)
     for group in np.unique(member):
         own = member == group
         # A group that holds few of the exceedances cannot bend the pooled tail: one fit serves all of these.
@@ -258,11 +141,6 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
     p = spread(out, known, 1.0)
     p[np.isposinf(scores)] = 0.0
     return p
-
-
-LEAST_TAIL, FEWEST = 20, 5
-"""Null scores beyond the tail's start, at least, for sums of many terms: their tails are tame. So many determine a
-shape; and so many a scale."""
 
 
 def beyond(scores: Scores, null: Column) -> Column:

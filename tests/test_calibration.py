@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binomtest, genpareto, norm
 
-from kdaudit import calibration as room
+from kdaudit import tails as room
 from kdaudit.calibration import (
     Clean,
     as_few_p_value,
@@ -15,8 +15,6 @@ from kdaudit.calibration import (
     bounded,
     calibration_needed,
     conformal_p_values,
-    fit_tail,
-    foretold_tail,
     interval,
     smallest_visible_rate,
     tail_p_values,
@@ -39,6 +37,7 @@ from kdaudit.multiplicity import (
     most_innocent,
     simes,
 )
+from kdaudit.tails import fit_tail, foretold_tail
 
 few_values = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, np.inf])  # ties are what a count gets wrong
 scores = hnp.arrays(np.float64, st.integers(0, 12), elements=few_values)

@@ -37,6 +37,7 @@ DOORS: dict[str, set[str]] = {
     "sklearn": {"demo.py"},
     "scipy": {
         "calibration.py",
+        "tails.py",
         "discriminant.py",
         "families.py",
         "interventions.py",
