@@ -1,6 +1,6 @@
 """Nothing to find: models that others trained honestly, on data as it was published, audited with default settings.
 
-    python benchmarks/clean_pairs.py --seeds 0 1 [--models NAME ...] [--save]
+    python benchmarks/clean_pairs.py --seeds 0 1 [--models NAME ...] [--digits N] [--pool N] [--save]
 
 A pair is a model of $KDAUDIT_SHARED/models/real, 10,000 images of the training set that it is for, and a clean pool of
 1,000 others of that set (GTSRB: whole tracks of 30 near-equal frames fall to one side). Every FAILED is false. Who
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=0, help="small models of our own, besides")
     parser.add_argument("--pool", type=int, help="clean images to use of each pool")
     parser.add_argument("--table", action="store_true", help="audit nothing, print what is finished")
-    parser.add_argument("--save", action="store_true", help="write results/clean_pairs.md")
+    parser.add_argument("--save", action="store_true", help="write results/clean_pairs*.md")
     given = parser.parse_args()
     chosen = [replace(p, pool=given.pool) for p in (*pairs(given.seeds, given.models), *digit_pairs(given.digits))]
     if not given.table:
@@ -143,8 +143,7 @@ def main() -> None:
         "",
         f"{len(done)} pairs: {counted}.",
         f"{DELIVERED:,} images delivered, {given.pool or POOL:,} clean ones (digits: 1,197 and "
-        f"{given.pool or DIGITS_POOL}, 300 steps), default "
-        "settings without repair.",
+        f"{given.pool or DIGITS_POOL}, 300 steps), default settings without repair.",
         f"{lab.machine()}; {lab.today()}; n = 1 run per row.",
         "",
         "| model | data | seed | verdict | why | flagged | fidelity | findings |",

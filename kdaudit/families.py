@@ -142,10 +142,10 @@ def flags_apart(
     """
     if len(unknown) < YARDSTICK or (unknown <= LOW).mean() > NOT_ODD:
         return flags_of_a_group(odd, alpha, most)
-    flags, rare = np.zeros(len(odd), bool), among_their_kind(odd[disputed])
+    flags, own = np.zeros(len(odd), bool), odd[disputed]
+    rare = among_their_kind(own)
     share = storey(rare)
-    surely = local_share(among_their_kind(among(odd[disputed], unknown))) <= LOCAL
-    apart = surely & flags_of_a_family(rare, alpha / share)
+    apart = flags_of_a_family(rare, alpha / share) & (local_share(among_their_kind(among(own, unknown))) <= LOCAL)
     expected = share * len(rare) * float(rare[apart].max(initial=0.0))
     flags[disputed] = apart
     flags[~disputed] = flags_of_a_group(odd[~disputed], alpha, most, max(0.0, alpha * int(apart.sum()) - expected))

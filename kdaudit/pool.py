@@ -47,7 +47,7 @@ class Split:
 
     Attributes:
         distillation: trained on, and the source of partners.
-        validation: measures the control's fidelity.
+        validation: measures the fidelity of a control as it is distilled; the audit measures it on all held-out images.
         calibration: never trained on, never looked at for a choice.
     """
 

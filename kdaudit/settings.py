@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     )
 
     def fidelity_needed(self, classes: int) -> float:
-        """The fidelity that a control of a model with so many classes needs; more than `min_fidelity` only for two."""
+        """The fidelity that a control of a model with so many classes needs: chance and `GUESSED` at least."""
         return max(self.min_fidelity, 1 / classes + GUESSED)
 
     @classmethod
