@@ -30,6 +30,7 @@ from torch import nn
 
 from kdaudit.decoder.resize import resize
 from kdaudit.preprocess import Preprocess
+from kdaudit.training import autocast
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("KDAUDIT_SHARED", REPOSITORY.parent / "shared"))
@@ -143,7 +144,7 @@ def train(
             x = tensor(images.pixels[index.numpy()])
             if views is not None:
                 x = views(x, generator)
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 logits = net(x.to(device, memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), labels[index].to(device))
             optimizer.zero_grad(set_to_none=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks import lab
 from benchmarks.lab import Images
 from benchmarks.suite.forms import FORMS, USUAL
+from kdaudit.training import autocast
 
 BATCH, PEAK = 128, 0.2
 EPOCHS = {"cifar10": 10, "gtsrb": 6, "mnist": 4, "photos": 60}
@@ -21,7 +22,7 @@ def conditions(epochs: Mapping[str, int | None], forms: Sequence[str]) -> str:
     long = ", ".join(f"{number or EPOCHS[name]} epochs ({name})" for name, number in epochs.items())
     return (
         f"{'; '.join(map(_told, forms))}; {long}, batch {BATCH}, crops of a sixteenth and mirroring (CIFAR-10 and "
-        "photographs alone), bfloat16, last epoch kept"
+        "photographs alone), bfloat16 where the machine multiplies it, last epoch kept"
     )
 
 
@@ -52,7 +53,7 @@ def train(images: Images, seed: int, *, epochs: int, mirror: bool, form: str = U
         order, total = torch.randperm(len(images), generator=generator), 0.0
         for index in order.split(BATCH)[:per_epoch]:
             x = _views(pixels[index], generator, mirror=mirror, reach=max(2, side // 16))
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 logits = net(x.to(device, memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), labels[index].to(device))
             optimizer.zero_grad(set_to_none=True)
