@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from kdaudit import contrast, judgement, workbench
+from kdaudit import contrast, judgement, samples, workbench
 from kdaudit import control as controls
 from kdaudit import repair as repairs
 from kdaudit.admission.confined import admit_confined as admit
@@ -81,7 +81,7 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         rows = contrast.compare_suspect(subjects, control, sets, bench, settings, run, clock)
         controls.demand_sound(control)
         judged = judgement.judge_rows(rows, calibration, subjects, control, pool, sets, settings, bench, run, clock)
-        manifests = judgement.write_samples(rows, judged, sets, run)
+        manifests = samples.write_samples(rows, judged, sets, settings.rule, run)
         repaired = None
         faithful = control.fidelity >= settings.fidelity_needed(bench.signature.classes)
         if settings.repair and control.distilled is not None and not faithful:
@@ -154,7 +154,7 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
     try:
         bench = workbench.set_up(teacher, merged)
         sets = workbench.survey_both(workbench.locate(data, clean), clock)
-        judgement.demand_audited(run, sets)
+        samples.demand_audited(run, sets)
         bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock))
         pool = controls.read_clean(bench, sets, merged, run, clock)
         if given_at and given:
@@ -162,7 +162,7 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
             control = controls.revive(control, given, bench, pool)
         else:
             control = controls.make_control(bench, pool, merged, run, clock)
-        judged = judgement.read_judged(run)
+        judged = samples.read_judged(run)
         repaired = repairs.repair(control, judged, sets, bench, merged, run, clock, output)
         return repair_section(repaired)
     finally:

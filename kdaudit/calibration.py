@@ -13,29 +13,31 @@ from numpy.typing import NDArray
 
 from kdaudit.selection import spread, taken
 from kdaudit.stretches import stretches
-from kdaudit.tails import LEAST_TAIL, MIN_EXCEEDANCES, TAIL_FROM, fit_tail, foretold_tail, start_of
+from kdaudit.tails import LEAST_TAIL, MIN_EXCEEDANCES, TAIL_FROM, Scores, Tail, fit_tail, foretold_tail, start_of
 
 Column = NDArray[np.float64]
-Scores = NDArray[np.floating[Any]]
-"""As they come: a score that was found in float32 is held in it."""
-
 Answers = NDArray[np.signedinteger[Any]]
 """Output indices, -1 for none. Half the memory of int64 where they come as int32, as those of a whole delivery do."""
 
 
-def conformal_p_values(scores: Scores, calibration: Column) -> Column:
+def conformal_p_values(scores: Scores, calibration: Scores) -> Column:
     """p_i = (1 + #{c : s_c >= s_i}) / (n + 1), [m], in 1/(n+1)..1 (Bates et al., Annals of Statistics, 2023).
 
     Valid, and safe to feed to Benjamini-Hochberg, if clean images and calibration images are exchangeable.
     NaN scores (images that were not read) get p = 1.
     """
-    ordered = np.sort(calibration)
-    p = np.empty(len(scores))
+    ordered, p = np.sort(calibration), np.empty(len(scores))
     for span in stretches(len(scores)):  # the ranks of millions would take as much again
-        below = np.searchsorted(ordered, scores[span], side="left")
-        p[span] = (len(ordered) + 1.0 - below) / (len(ordered) + 1.0)  # 1 + those at least as high
-    p[np.isnan(scores)] = 1.0
+        p[span] = _counted(scores[span], ordered)
     return p
+
+
+def _counted(scores: Scores, ordered: Scores) -> Column:
+    """Conformal p-values by calibration scores in ascending order."""
+    below = np.searchsorted(ordered, scores, side="left")
+    p = (len(ordered) + 1.0 - below) / (len(ordered) + 1.0)  # 1 + those at least as high
+    p[np.isnan(scores)] = 1.0
+    return np.asarray(p, np.float64)
 
 
 def calibration_needed(rate: float, alpha: float) -> int:
@@ -143,24 +145,52 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
     return p
 
 
-def beyond(scores: Scores, null: Column) -> Column:
-    """Share of a null law beyond each score, [m]: counted where it can be, a fitted tail where it cannot.
+@dataclass(frozen=True, slots=True, eq=False)
+class Null:
+    """The law of innocent scores: counted where it can be, a fitted tail where it cannot.
 
-    Args:
-        scores: [m].
-        null: scores of images that are innocent, [n].
+    Attributes:
+        ordered: scores of images that are innocent, ascending, [n].
+        tail: of these; None where they are too few or too much alike.
+        share: of scores that lie in the tail.
     """
-    p = conformal_p_values(scores, null)
-    tail, more = fit_tail(null, LEAST_TAIL, upto=1.0), 0
-    if tail is None:
-        tail, more = foretold_tail(null), 1  # the next score counts with the few, as in a conformal p-value
-    if tail is not None:
-        far, share = scores > null.max(), (int((null > tail.start).sum()) + more) / (len(null) + more)
-        p[far] = share * tail.survival(scores[far])
-    return p
+
+    ordered: Scores
+    tail: Tail | None
+    share: float
+
+    @classmethod
+    def of(cls, scores: Scores) -> "Null":
+        """From scores in any order, [n]."""
+        return cls.of_ordered(np.sort(scores))
+
+    @classmethod
+    def of_ordered(cls, ordered: Scores) -> "Null":
+        """From scores in ascending order, [n], which are not copied."""
+        tail, more = fit_tail(ordered, LEAST_TAIL, upto=1.0), 0
+        if tail is None:
+            tail, more = foretold_tail(ordered), 1  # the next score counts with the few, as in a conformal p-value
+        n, below = len(ordered), 0 if tail is None else np.count_nonzero(ordered <= tail.start)
+        return cls(ordered, tail, (n - below + more) / (n + more))
+
+    def beyond(self, scores: Scores) -> Column:
+        """Share of the law beyond each score, [m]; 1 where the score is NaN."""
+        p = np.empty(len(scores))
+        for span in stretches(len(scores)):
+            part, own = scores[span], _counted(scores[span], self.ordered)
+            if self.tail is not None:
+                far = part > self.ordered[-1]
+                own[far] = self.share * self.tail.survival(part[far])
+            p[span] = own
+        return p
 
 
-def rank_p_values(scores: Column) -> Column:
+def beyond(scores: Scores, null: Scores) -> Column:
+    """Share of a null law beyond each score, [m]; `null`: scores of images that are innocent, [n]."""
+    return Null.of(null).beyond(scores)
+
+
+def rank_p_values(scores: Scores) -> Column:
     """Conformal p-values of scores [n] among themselves: the share of the others that is at least as high."""
     ordered = np.sort(scores)
     return np.asarray((len(scores) - np.searchsorted(ordered, scores, side="left")) / max(1, len(scores)), np.float64)
@@ -182,8 +212,11 @@ def bounded(limit: float) -> Transform:
     """Log-odds of score / limit: takes 0..limit to the whole line, where tails look like tails."""
 
     def transform(scores: Column) -> Column:
-        share = np.clip(np.asarray(scores, np.float64) / limit, 1e-12, 1 - 1e-6)
-        return np.log(share / (1 - share))
+        out = np.empty(len(scores))
+        for span in stretches(len(scores)):
+            share = np.clip(np.asarray(scores[span], np.float64) / limit, 1e-12, 1 - 1e-6)
+            out[span] = np.log(share / (1 - share))
+        return out
 
     return transform
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers
-from kdaudit.discriminant import LEAST_SEEDS, Discriminant, Matrix, Whitening, appearance
+from kdaudit.discriminant import LEAST_SEEDS, PART, Discriminant, Matrix, Whitening, appearance
 from kdaudit.searched import CORE, Bench, Found
+from kdaudit.stretches import stretches
 from kdaudit.transplant import put_onto, transplant
 from kdaudit.trigger import recover
 
@@ -56,41 +57,50 @@ class _ByAnswer:
         bench: where they are from.
         records: their numbers, int64 [k].
         answers: the model's, [k].
-        folds: int64 [k].
         means: of each class, float32 [d], by answer.
-        within: as `appearance` gives them less the mean of their class, float32 [k, d].
-        scatter: sum of the squares and products of these, float32 [d, d].
+        scatter: sum of the squares and products of what they differ by from the mean of their class, float32 [d, d].
     """
 
     bench: Bench
     records: NDArray[np.int64]
     answers: Answers
-    folds: NDArray[np.int64]
     means: dict[int, Matrix]
-    within: Matrix
     scatter: Matrix
 
     @classmethod
     def of(cls, bench: Bench) -> "_ByAnswer":
-        answered = bench.suspects.teacher[bench.records] >= 0
-        records, within, means = bench.records[answered], appearance(bench.pixels), {}
-        within = within if answered.all() else within[answered]  # in place, where it can be: it is the largest there is
-        answers = bench.suspects.teacher[records]
-        for answer in np.unique(answers):
-            means[int(answer)] = within[answers == answer].mean(0)
-            within[answers == answer] -= means[int(answer)]
-        folds = bench.folds(records)
-        return cls(bench, records, answers, folds, means, within, within.T @ within)
+        records = bench.records[bench.suspects.teacher[bench.records] >= 0]
+        answers, means = bench.suspects.teacher[records], {}
+        width = bench.rows(records[:1], appearance).shape[1]
+        scatter = np.zeros((width, width), np.float32)
+        for answer in np.unique(answers):  # one class at a time: the rows of all are the largest there is
+            rows = bench.rows(records[answers == answer], appearance)
+            means[int(answer)] = rows.mean(0)
+            rows -= means[int(answer)]
+            scatter += rows.T @ rows
+        return cls(bench, records, answers, means, scatter)
+
+    def within(self, chosen: NDArray[np.int64]) -> Matrix:
+        """Rows of some of them, less the mean of their class, float32 [n, d]; `chosen`: which, int64 [n]."""
+        rows = self.bench.rows(self.records[chosen], appearance)
+        for answer in np.unique(self.answers[chosen]):
+            rows[self.answers[chosen] == answer] -= self.means[int(answer)]
+        return rows
 
     def widest(self) -> Iterator[int]:
         """The answers whose images spread most along some direction, beside the other images; the widest first."""
-        whitening, ratios = _whitening(self.scatter, len(self.within)), {}
-        for answer in self.means:
-            own = self.answers == answer
-            if min(own.sum(), (~own).sum()) >= LEAST_OF_CLASS:
-                along = self.within @ whitening.widest(self.within[own][:MOST_OF_CLASS])
-                ratios[answer] = float(along[own].var() / along[~own].var())
-        yield from sorted(ratios, key=lambda answer: -ratios[answer])[:CLASSES]
+        whitening, count = _whitening(self.scatter, len(self.records)), len(self.records)
+        own = {answer: self.answers == answer for answer in self.means}
+        asked = [one for one, rows in own.items() if min(rows.sum(), (~rows).sum()) >= LEAST_OF_CLASS]
+        if not asked:
+            return
+        along = np.stack([whitening.widest(self.within(np.flatnonzero(own[one])[:MOST_OF_CLASS])) for one in asked])
+        parts = (np.arange(count)[span] for span in stretches(count, PART))
+        spread = np.concatenate([self.within(part) @ along.T for part in parts])
+        ratios = [
+            float(spread[own[one], number].var() / spread[~own[one], number].var()) for number, one in enumerate(asked)
+        ]
+        yield from (asked[number] for number in np.argsort(-np.array(ratios), kind="stable")[:CLASSES])
 
     def parted(self, answer: int, clean: Matrix) -> tuple[NDArray[np.bool_], Discriminant] | None:
         """Images with an answer that carry what clean images with it lack.
@@ -105,9 +115,9 @@ class _ByAnswer:
         own = np.flatnonzero(self.answers == answer)
         if len(clean) == 0:
             return None
-        rows, folds, usual = self.within[own], self.folds[own], clean - self.means[answer]
+        rows, folds, usual = self.within(own), self.bench.folds(self.records[own]), clean - self.means[answer]
         # In the covariance of those who carry it a trigger would hide.
-        others = _whitening(self.scatter - rows.T @ rows, len(self.within) - len(own))
+        others = _whitening(self.scatter - rows.T @ rows, len(self.records) - len(own))
         direction = others.widest(rows[:MOST_OF_CLASS])
         off = (rows @ direction - np.median(usual @ direction)) / max(1.0, float(np.std(usual @ direction)))
         carries, found = max((off < -CORE, off > CORE), key=np.count_nonzero), None
@@ -140,7 +150,7 @@ class _ByAnswer:
             return None
         after = put_onto(bench.subjects, pattern, bench.held_out)
         proof = transplant(bench.held_out, after, answer, guarded=bench.subjects.guarded)
-        carried = discriminant.score(self.within[carriers] + self.means[answer], self.folds[carriers])
+        carried = bench.score(discriminant, self.records[carriers], appearance)
         return Found(
             pattern, proof, answer, discriminant, int(carriers.sum()), float(np.median(carried)), classwise=True
         )

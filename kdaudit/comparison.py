@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from kdaudit import divergence
 from kdaudit.clock import Laps
 from kdaudit.compared import Comparison, concatenate
-from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of, parse_step, perturbed
+from kdaudit.interventions import InterventionPlan, Partners, intervened, parse_step, perturbed
+from kdaudit.keys import keys_of
 from kdaudit.looks import Both, Look, ask_both, look_of
 from kdaudit.machine import GPU_BATCH, gpu_batch
 from kdaudit.onegraph import OneGraph

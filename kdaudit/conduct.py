@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import Answers, Column, beyond, rank_p_values
-from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Discriminant, Whitening, fold_of
-from kdaudit.selection import highest, lowest
-from kdaudit.trace import common
+from kdaudit.calibration import Answers, Column, Null, rank_p_values
+from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Discriminant, Whitening
+from kdaudit.keys import Keys
+from kdaudit.selection import highest
+from kdaudit.stretches import stretches
+from kdaudit.trace import RARE, frequent
 
 SEED_SHARE = 0.01
 CALM = 20_000
@@ -46,13 +48,13 @@ class Behaved:
         rows: gives `divergence.behaviour` of all of them in order and part by part, float32 [k, F], finite; asked
             more than once.
         answers: the teacher's.
-        keys: from the digests, uint64.
+        keys: from the digests.
         score: divergence, float64, finite.
     """
 
     rows: Callable[[], Iterable[Matrix]]
     answers: Answers
-    keys: NDArray[np.uint64]
+    keys: Keys
     score: Column
 
 
@@ -62,12 +64,12 @@ class Conduct:
 
     Attributes:
         score: of the suspect images, in standard deviations of calm ones, float32 [m].
-        p_values: of the suspect images, [m].
+        p_values: of the suspect images, float32 [m].
         clean_p_values: of the clean images among themselves, [n].
     """
 
     score: NDArray[np.float32]
-    p_values: Column
+    p_values: NDArray[np.float32]
     clean_p_values: Column
 
 
@@ -83,33 +85,55 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
     """
     if len(suspect.score) < 10 * LEAST_SEEDS or len(clean.score) < LEAST_SEEDS:
         return None
-    scale = _Scale.of(suspect, np.sort(lowest(suspect.keys, CALM, suspect.score <= np.median(suspect.score))))
+    scale = _Scale.of(suspect, np.sort(suspect.keys.lowest(CALM, suspect.score <= np.median(suspect.score))))
     seeds, unexplained = max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score))), np.ones(len(suspect.score), bool)
     together, count = None, 0
     for _ in range(BEHAVIOURS):
         one = scale.measure(suspect, clean, np.sort(highest(suspect.score, seeds, unexplained)))
-        if one is None or (together is not None and not common(one.p_values[unexplained])):
+        if one is None or (together is not None and not one.common(unexplained)):
             break
-        unexplained &= one.p_values > EXPLAINED
-        together, count = one if together is None else _together(together, one), count + 1
+        together, count = one.joined(together, unexplained), count + 1
         if unexplained.sum() < 10 * LEAST_SEEDS:
             break
     return None if together is None else _paid(together, count)
 
 
-def _together(one: Conduct, other: Conduct) -> Conduct:
-    """The behaviour that an image shows most of; written into `one`, since these are as long as the delivery."""
-    np.maximum(one.score, other.score, out=one.score)
-    for own, further in ((one.p_values, other.p_values), (one.clean_p_values, other.clean_p_values)):
-        np.minimum(own, further, out=own)
-    return one
-
-
 def _paid(one: Conduct, count: int) -> Conduct:
-    """The price of having looked several times; written into the columns as well."""
+    """The price of having looked several times; written into the columns."""
     for own in (one.p_values, one.clean_p_values):
         np.minimum(1.0, np.multiply(own, count, out=own), out=own)
     return one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Behaviour:
+    """One behaviour: how much each suspect image shows of it, float32 [m], and each clean one, [n].
+
+    p-values follow from these stretch by stretch, for they are as long as the delivery as well.
+    """
+
+    score: NDArray[np.float32]
+    clean: NDArray[np.float32]
+    null: Null
+
+    def common(self, unexplained: NDArray[np.bool_]) -> bool:
+        """Whether more of the images that are not explained yet show it than chance gives."""
+        rare = 0
+        for span in stretches(len(self.score)):
+            rare += int(((self.null.beyond(self.score[span]) <= RARE) & unexplained[span]).sum())
+        return frequent(rare, int(unexplained.sum()))
+
+    def joined(self, before: Conduct | None, unexplained: NDArray[np.bool_]) -> Conduct:
+        """The behaviour that an image shows most of; who shows this one is explained, and so written down."""
+        clean = rank_p_values(self.clean)
+        out = Conduct(self.score, np.ones(len(self.score), np.float32), clean) if before is None else before
+        for span in stretches(len(self.score)):
+            p = self.null.beyond(self.score[span])
+            unexplained[span] &= p > EXPLAINED
+            np.minimum(out.p_values[span], p, out=out.p_values[span], casting="same_kind")
+            np.maximum(out.score[span], self.score[span], out=out.score[span])
+        np.minimum(out.clean_p_values, clean, out=out.clean_p_values)
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,21 +151,21 @@ class _Scale:
         centers = _centers(rows / spread, answers)
         return cls(spread, centers, Whitening.of(_centred(rows / spread, answers, centers), BEHAVIOUR_NOISE))
 
-    def measure(self, suspect: Behaved, clean: Behaved, seeds: NDArray[np.int64]) -> Conduct | None:
+    def measure(self, suspect: Behaved, clean: Behaved, seeds: NDArray[np.int64]) -> _Behaviour | None:
         """All images along what the seeds share; None where they are too few."""
         shared = _centred(_gathered(suspect.rows(), seeds) / self.spread, suspect.answers[seeds], self.centers)
-        discriminant = self.whitening.towards(shared, fold_of(suspect.keys[seeds]))
+        discriminant = self.whitening.towards(shared, suspect.keys.folds[seeds])
         if discriminant is None:
             return None
-        scores, usual = self._scored(discriminant, suspect), self._scored(discriminant, clean).astype(np.float64)
-        return Conduct(scores, beyond(scores, usual), rank_p_values(usual))
+        usual = self._scored(discriminant, clean)
+        return _Behaviour(self._scored(discriminant, suspect), usual, Null.of(usual.astype(np.float64)))
 
     def _scored(self, discriminant: Discriminant, images: Behaved) -> NDArray[np.float32]:
-        scores, first = np.empty(len(images.keys), np.float32), 0
+        scores, first = np.empty(len(images.score), np.float32), 0
         for rows in images.rows():
             span = slice(first, first + len(rows))
             centred = _centred(rows / self.spread, images.answers[span], self.centers)
-            scores[span] = discriminant.score(centred, fold_of(images.keys[span]))
+            scores[span] = discriminant.score(centred, images.keys.folds[span])
             first += len(rows)
         return scores
 

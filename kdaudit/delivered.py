@@ -16,6 +16,7 @@ from kdaudit.calibration import Answers, Column, interval
 from kdaudit.families import among, either, flags_apart, flags_of_a_family
 from kdaudit.multiplicity import CleanRanks, known_groups, most_innocent
 from kdaudit.selection import taken
+from kdaudit.tails import Scores
 
 FITTING = 0.5
 """Share of the labels that the model must give, or the labels are of another list of classes than its answers."""
@@ -74,7 +75,8 @@ def outputs_of(labels: Answers, order: tuple[int, ...] | None) -> Answers:
     """Label indices [m] as outputs of the model, -1 for none; `order`: output index of each (None: the same)."""
     if order is None:
         return labels
-    return np.append(np.asarray(order, np.int32), np.int32(-1))[labels]  # the index -1 finds the last
+    narrow = np.result_type(labels, np.min_scalar_type(-1 - max(order, default=0)))  # of no more bytes than it takes
+    return np.append(order, -1).astype(narrow)[labels]  # the index -1 finds the last
 
 
 def delivered(
@@ -99,7 +101,7 @@ def delivered(
     disputed = other & (teacher != told)
     if not count or int((teacher == told)[asked].sum()) < FITTING * count:
         return None
-    return Delivered(told, disputed, np.where(other, confidence, 0).astype(np.float32))
+    return Delivered(told, disputed, np.where(other, confidence, np.float32(0)).astype(np.float32, copy=False))
 
 
 def most_doubted(told: Delivered, known: NDArray[np.bool_], depths: Sequence[int]) -> NDArray[np.int64]:
@@ -157,7 +159,7 @@ def targets_of(
 
 def flags_beside_labels(
     p_values: Column,
-    carried: Column | None,
+    carried: Scores | None,
     told: Delivered,
     groups: Answers,
     flags: NDArray[np.bool_],
@@ -239,7 +241,7 @@ class LabelProof:
 
 
 def label_proof(
-    told: Delivered, label: int, teacher: Answers, student: Answers, score: Column, core: float
+    told: Delivered, label: int, teacher: Answers, student: Answers, score: Scores, core: float
 ) -> LabelProof:
     """Do the images that carry a pattern have one label, whatever they show?
 

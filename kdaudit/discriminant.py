@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdaudit.keys import FOLDS
+from kdaudit.stretches import stretches
+
 SIDE = 32
 """Images are brought to at most this many pixels a side: a covariance of more pixels than images says nothing."""
-
-FOLDS = 5
 
 LEAST_SEEDS = 20
 """Fewer seeds than this, spread over the folds, give no direction that could be trusted."""
@@ -31,11 +32,11 @@ DITHER = 9.0
 BEHAVIOUR_NOISE = 0.22
 """The same for columns of behaviour, in their standard deviations."""
 
-BLOCK = 1 << 24
+BLOCK = 1 << 19
 """Bytes of pixels that are made rows at once: what is made of them in between takes up to fourteen times as much."""
 
 PART = 1024
-"""Images whose rows are held at once where only their covariance is wanted."""
+"""Images whose rows are held at once where only their covariance or their score is wanted."""
 
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float32]
@@ -96,11 +97,6 @@ def _boxes(values: Matrix) -> Matrix:
     return values
 
 
-def fold_of(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The fold of each image [n], from its digest: the same in every format and order."""
-    return (keys >> np.uint64(17)).astype(np.int64) % FOLDS
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Discriminant:
     """One direction per fold, found without the images of that fold.
@@ -113,10 +109,13 @@ class Discriminant:
     center: Matrix
     directions: Matrix
 
-    def score(self, rows: Matrix, folds: NDArray[np.int64]) -> NDArray[np.float64]:
+    def score(self, rows: Matrix, folds: NDArray[np.uint8]) -> NDArray[np.float32]:
         """How far each image lies towards the seeds, [n], in standard deviations of calm images."""
-        everywhere = (rows - self.center) @ self.directions.T
-        return everywhere[np.arange(len(rows)), folds].astype(np.float64)
+        found = np.empty(len(rows), np.float32)
+        for span in stretches(len(rows), PART):
+            everywhere = (rows[span] - self.center) @ self.directions.T
+            found[span] = everywhere[np.arange(len(everywhere)), folds[span]]
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,12 +185,12 @@ class Whitening:
         found = solve_triangular(self.lower, direction, lower=True, trans="T", check_finite=False)
         return np.asarray(found, np.float32)
 
-    def towards(self, seeds: Matrix, folds: NDArray[np.int64]) -> Discriminant | None:
+    def towards(self, seeds: Matrix, folds: NDArray[np.uint8]) -> Discriminant | None:
         """The discriminant between the seeds and the calm images.
 
         Args:
             seeds: rows float32 [n, d].
-            folds: their folds, int64 [n].
+            folds: their folds, uint8 [n].
 
         Returns:
             None where some fold would be left without seeds.

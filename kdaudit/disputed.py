@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kdaudit.calibration import Answers, Column, beyond, conformal_p_values
 from kdaudit.delivered import Delivered
 from kdaudit.families import adaptive_flags, among
+from kdaudit.tails import Scores
 
 YARDSTICKS = 5
 """Other labels that it takes to say how often a label is disputed: one may be easy by nature."""
@@ -33,7 +34,7 @@ class Remainder:
 
 
 def remainder(
-    told: Delivered, label: int, teacher: Answers, student: Answers, score: Column, clean: Column, middle: float
+    told: Delivered, label: int, teacher: Answers, student: Answers, score: Scores, clean: Scores, middle: float
 ) -> Remainder:
     """p-values of what the doubted images of a target class share: how rare is so much of it among four kinds?
 

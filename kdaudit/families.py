@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Column, conformal_p_values
+from kdaudit.tails import Scores
 
 FEW = 0.5
 """Up to this share of innocents a group is tested at the level that the share allows; beyond it, at ever less of that:
@@ -28,7 +29,7 @@ LOW = 0.05
 """A p-value up to this counts as low: where crowds are compared, and where other flags allow for more."""
 
 
-def benjamini_hochberg(p_values: Column, alpha: float, earned: float = 0.0) -> NDArray[np.bool_]:
+def benjamini_hochberg(p_values: Scores, alpha: float, earned: float = 0.0) -> NDArray[np.bool_]:
     """Flags [m] whose expected innocent share is at most `alpha` (Benjamini and Hochberg, 1995).
 
     Args:
@@ -45,7 +46,7 @@ def benjamini_hochberg(p_values: Column, alpha: float, earned: float = 0.0) -> N
     return np.asarray(p_values <= ordered[passing[-1]], bool)
 
 
-def flags_of_a_family(p_values: Column, alpha: float, earned: float = 0.0) -> NDArray[np.bool_]:
+def flags_of_a_family(p_values: Scores, alpha: float, earned: float = 0.0) -> NDArray[np.bool_]:
     """Benjamini-Hochberg's flags [m], as far as images with such a p-value are surely no innocents for the most part.
 
     The procedure fills its flags up with innocents until they are alpha of all. Where poison lies far out nothing is
@@ -56,7 +57,7 @@ def flags_of_a_family(p_values: Column, alpha: float, earned: float = 0.0) -> ND
     return flags & (local_share(p_values) <= LOCAL) if flags.any() else flags
 
 
-def local_share(p_values: Column) -> Column:
+def local_share(p_values: Scores) -> Column:
     """Share of innocents among images with p-values like each one, [m] (local false discovery rate; Efron, 2007).
 
     Innocents' p-values are uniform, and as many as those above one half tell (`storey`); all images' density below that
@@ -73,7 +74,7 @@ def local_share(p_values: Column) -> Column:
     return share
 
 
-def storey(p_values: Column) -> float:
+def storey(p_values: Scores) -> float:
     """Share of innocents among images with these p-values [m], as those above one half tell (at most 1)."""
     return min(1.0, 2 * (1 + int((p_values > 0.5).sum())) / max(1, len(p_values)))
 
@@ -179,6 +180,6 @@ def among(p_values: Column, usual: Column) -> Column:
     return np.maximum(p_values, conformal_p_values(-p_values, -usual))
 
 
-def either(first: Column, second: Column, share: float) -> Column:
+def either(first: Scores, second: Scores, share: float) -> Column:
     """p-values [n] of two questions about the same images as one; the first may spend `share` (weighted Bonferroni)."""
-    return np.minimum(1.0, np.minimum(first / share, second / (1 - share)))
+    return np.asarray(np.minimum(1.0, np.minimum(first / share, second / (1 - share))), np.float64)

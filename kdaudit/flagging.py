@@ -3,6 +3,7 @@
 Columns in, columns out; docs/design/detection.md says why the p-values are what they are.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from kdaudit.calibration import (
     Answers,
     Clean,
     Column,
-    beyond,
+    Null,
     bounded,
     conformal_p_values,
     rank_p_values,
@@ -28,6 +29,8 @@ from kdaudit.families import either, flags_of_a_family
 from kdaudit.multiplicity import ENTRANCE, CleanRanks, grouped_flags, known_groups
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
+from kdaudit.stretches import stretches
+from kdaudit.tails import Scores
 from kdaudit.unseen import Worn, wearing
 
 DOUBT = 0.05
@@ -55,7 +58,8 @@ class Columns:
         read: whether the image was compared.
         groups: the teacher's answer; -1 where it was no number or the image was not read.
         disagrees: whether the control's answer is another one.
-        score: of the rule in use, NaN where not read, +inf where the teacher's answer was no number.
+        score: of the rule in use, NaN where not read, +inf where the teacher's answer was no number; empty where it is
+            put aside.
         told: the labels that they were delivered with; None where there are none to go by.
     """
 
@@ -111,8 +115,8 @@ class SecondLook:
         worn: how far each image is from wearing them.
     """
 
-    p_values: NDArray[np.float64]
-    clean_p_values: NDArray[np.float64]
+    p_values: Scores
+    clean_p_values: Column
     reason: str
     proven: bool = False
     targets: tuple[int, ...] = ()
@@ -120,7 +124,14 @@ class SecondLook:
     worn: tuple[Worn, ...] = ()
 
 
-def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence[SecondLook] = ()) -> Flags:
+def flag(
+    suspect: Columns,
+    clean: Clean,
+    rule: Rule,
+    fdr: float,
+    looks: Sequence[SecondLook] = (),
+    own: "OwnOdds | None" = None,
+) -> Flags:
     """Decide which images are poison candidates.
 
     Under `divergence` and `score` an image's own p-value is twice the smaller of two: the conformal one, exact and as
@@ -135,15 +146,15 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
         rule: divergence, score or argmax.
         fdr: innocent share of the flags to stay under.
         looks: what the second looks say.
+        own: what the images' own scores say (`own_odds`), which is written into; None: it is asked here.
     """
     m = len(suspect.read)
     if rule == "argmax":
         never, none = np.broadcast_to(np.bool_(0), m), np.broadcast_to(np.nan, m)  # one value each, however many images
         return Flags(suspect.disagrees & suspect.read, none, never, np.broadcast_to(np.int8(-1), m), never, never)
     read, groups = suspect.read, taken(suspect.groups, suspect.read)
-    odd = _oddness(taken(suspect.score, read), groups, clean, rule)
-    if looks:
-        odd = _looked_again(odd, groups, clean, looks, read)
+    own = own or own_odds(suspect, clean, rule)
+    odd = _looked_again(own, groups, clean, looks, read) if looks else _Odd.of(own)
     told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
     disputed = taken(suspect.disagrees, read)
     decided = _decide(odd.p_values, groups, disputed, ranks, _Proven.of(looks, read), told, fdr)
@@ -163,8 +174,27 @@ def flag(suspect: Columns, clean: Clean, rule: Rule, fdr: float, looks: Sequence
     )
 
 
+class OwnOdds(NamedTuple):
+    """How odd the images that were read are by their own scores, [m] each, and clean ones, [n]."""
+
+    p_values: Column
+    further: NDArray[np.bool_]  # beyond what clean images resolve by counting
+    usual: Column
+
+
+def own_odds(suspect: Columns, clean: Clean, rule: Rule) -> OwnOdds:
+    """By the images' own scores; under `divergence` and `score`."""
+    score, groups = taken(suspect.score, suspect.read), taken(suspect.groups, suspect.read)
+    transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
+    tail, p = tail_p_values(score, groups, clean, transform), conformal_p_values(score, clean.scores)
+    further = (tail < p) & (tail < 1 / (len(clean.scores) + 1))
+    # In place: these columns are as long as the delivery.
+    np.minimum(1.0, np.multiply(np.minimum(p, tail, out=p), 2, out=p), out=p)
+    return OwnOdds(p, further, np.minimum(1.0, 2 * rank_p_values(clean.scores)))
+
+
 class _Odd(NamedTuple):
-    """How odd the images are that were read, [m] each, and clean ones, [n]."""
+    """How odd the images that were read are by all that was asked, [m] each, and clean ones, [n]."""
 
     p_values: Column
     further: NDArray[np.bool_]  # beyond what clean images resolve by counting
@@ -172,20 +202,15 @@ class _Odd(NamedTuple):
     strange: NDArray[np.bool_]  # shares what is looked for, and clean images cannot speak for its answer
     usual: Column
 
-
-def _oddness(score: Column, groups: Answers, clean: Clean, rule: Rule) -> _Odd:
-    """By the images' own scores."""
-    m, transform = len(score), bounded(float(np.log(2))) if rule == "divergence" else unbounded
-    tail, p = tail_p_values(score, groups, clean, transform), conformal_p_values(score, clean.scores)
-    further = (tail < p) & (tail < 1 / (len(clean.scores) + 1))
-    # In place: these columns are as long as the delivery.
-    np.minimum(1.0, np.multiply(np.minimum(p, tail, out=p), 2, out=p), out=p)
-    usual = np.minimum(1.0, 2 * rank_p_values(clean.scores))
-    return _Odd(p, further, np.zeros(m, np.int8), np.zeros(m, bool), usual)
+    @classmethod
+    def of(cls, own: OwnOdds) -> "_Odd":
+        """By their own scores alone."""
+        m = len(own.p_values)
+        return cls(own.p_values, own.further, np.zeros(m, np.int8), np.zeros(m, bool), own.usual)
 
 
 def _looked_again(
-    own: _Odd, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
+    own: OwnOdds, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
 ) -> _Odd:
     """By these and the second looks, each at its share of the error rate (weighted Bonferroni); writes into `own`."""
     seen = [taken(look.p_values, read) for look in looks]
@@ -207,7 +232,7 @@ def _looked_again(
 class _Proven(NamedTuple):
     """What the second looks say of proven triggers; columns of the images that were read, [m]."""
 
-    carries: Column | None = None  # p-values of carrying one; None: none is proven
+    carries: Scores | None = None  # p-values of carrying one; None: none is proven
     targets: Answers = np.empty(0, np.int64)  # their target classes
     shared: Sequence[Remainder] = ()
     worn: Sequence[Worn] = ()
@@ -216,7 +241,7 @@ class _Proven(NamedTuple):
     def of(cls, looks: Sequence[SecondLook], read: NDArray[np.bool_]) -> "_Proven":
         carried = [taken(look.p_values, read) for look in looks if look.proven]
         return cls(
-            np.asarray(np.min(carried, axis=0), np.float64) if carried else None,
+            functools.reduce(np.minimum, carried) if carried else None,
             np.array([target for look in looks for target in look.targets], np.int64),
             [Remainder(one.label, taken(one.p_values, read)) for look in looks for one in look.shared],
             [one.of(read) for look in looks for one in look.worn],
@@ -260,7 +285,7 @@ def _decide(
     return _Decided(flags, by_label | unseen, unseen, asked)
 
 
-def _carriers(carries: Column, groups: Answers, proven: Answers, level: float) -> NDArray[np.bool_]:
+def _carriers(carries: Scores, groups: Answers, proven: Answers, level: float) -> NDArray[np.bool_]:
     """Carriers of proven triggers, [m]; those that the teacher gives a target apart from those that it does not.
 
     A trigger that moves most images leaves few carriers another answer. Images that look like one by nature have theirs
@@ -273,15 +298,18 @@ def _carriers(carries: Column, groups: Answers, proven: Answers, level: float) -
 
 
 def _known(
-    second: Column, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
-) -> tuple[Column, NDArray[np.bool_]]:
+    second: Scores, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
+) -> tuple[Scores, NDArray[np.bool_]]:
     """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange."""
-    known = np.isin(groups, known_groups(clean.groups))
+    unknown = ~np.isin(groups, known_groups(clean.groups))
+    strange = unknown & (second <= STRANGE)
     proven = [taken(look.p_values, read) for look in looks if look.proven]
-    return np.where(known, second, np.min(proven, axis=0) if proven else 1.0), ~known & (second <= STRANGE)
+    out = second.copy()
+    out[unknown] = functools.reduce(np.minimum, proven)[unknown] if proven else 1.0
+    return out, strange
 
 
-def combined(p_values: Sequence[Column], clean: Sequence[Column]) -> tuple[Column, Column]:
+def combined(p_values: Sequence[Scores], clean: Sequence[Column]) -> tuple[Scores, Column]:
     """Several p-values of each image as one: Fisher's product (1925), held against what it is on clean images.
 
     Fisher's law would want them to be independent; the clean images' own products want nothing.
@@ -295,5 +323,13 @@ def combined(p_values: Sequence[Column], clean: Sequence[Column]) -> tuple[Colum
     """
     if len(p_values) == 1:
         return p_values[0], clean[0]
-    product, usual = (-np.log(np.maximum(columns, 1e-300)).sum(axis=0) for columns in (p_values, clean))
-    return beyond(product, usual), rank_p_values(usual)
+    usual = _fisher(clean)
+    null, out = Null.of(usual), np.empty(len(p_values[0]), np.float32)
+    for span in stretches(len(out)):
+        out[span] = null.beyond(_fisher([column[span] for column in p_values]))
+    return out, rank_p_values(usual)
+
+
+def _fisher(p_values: Sequence[Scores]) -> Column:
+    """Minus the logarithm of the product of several p-values of each image, [m] each."""
+    return np.asarray(-np.log(np.maximum(np.asarray(p_values, np.float64), 1e-300)).sum(axis=0), np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import Answers, as_few_p_value, interval
+from kdaudit.tails import Scores
 
 MOSTLY = 0.8
 """Surely (99 % interval) so many of the carriers have the one answer: a pool from another camera differs in all."""
@@ -73,8 +74,8 @@ class PoolProof:
 def pool_proof(
     answer: int,
     teacher: Answers,
-    score: NDArray[np.float64],
-    clean: NDArray[np.float64],
+    score: Scores,
+    clean: Scores,
     like: NDArray[np.bool_] | NDArray[np.signedinteger[Any]],
     bar: float,
     strength: float,

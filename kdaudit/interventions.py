@@ -8,7 +8,7 @@ new to both, so what the teacher remembers of its training images drops out (doc
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,11 +158,6 @@ def _boxes(
     left = (_mixed(keys, draw + 700_001) % np.uint64(width - wide + 1)).astype(np.int64)[:, None]
     rows, columns = np.arange(height), np.arange(width)
     return (rows >= top) & (rows < top + tall), (columns >= left) & (columns < left + wide)
-
-
-def keys_of(ids: Sequence[str]) -> NDArray[np.uint64]:
-    """A number from each id's content digest, uint64 [n]: the same image draws the same partners everywhere."""
-    return np.array([int(i[:16], 16) for i in ids], np.uint64)
 
 
 def _mixed(keys: NDArray[np.uint64], draw: int) -> NDArray[np.uint64]:

@@ -75,15 +75,9 @@ def grouped_flags(
     flags = np.zeros(len(p_values), bool)
     if len(groups) == 0:
         return Grouped(flags, groups)
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.diff(groups[order])) + 1
-    rows = np.split(order, starts)
-    names = groups[order[np.append(0, starts)]]
-    entrance = np.array([simes(p_values[r]) for r in rows])
-    if clean is not None:
-        crowds = [crowd(p_values[r], clean.p_values[clean.groups == g]) for r, g in zip(rows, names, strict=True)]
-        entrance = np.minimum(1.0, 2 * np.minimum(entrance, crowds))
-    weights = entrance_weights(np.array([len(r) for r in rows]))
+    names, sizes = np.unique(groups, return_counts=True)
+    entrance = np.array([_entrance(p_values[groups == name], int(name), clean) for name in names])
+    weights = entrance_weights(sizes)
     certain = holm(entrance, ENTRANCE * alpha, weights)
     chosen = benjamini_hochberg(entrance / (weights * len(names)), alpha)
     inside = (1 - ENTRANCE) * alpha
@@ -91,12 +85,20 @@ def grouped_flags(
     elsewhere = np.setdiff1d(known_groups(clean.groups), names[chosen]) if clean is not None else names[:0]
     unknown = p_values[apart & np.isin(groups, elsewhere)]
     for index in np.flatnonzero(chosen):
-        own, most = rows[index], most_innocent(names[index], len(groups), clean)
+        own, most = np.flatnonzero(groups == names[index]), most_innocent(names[index], len(groups), clean)
         if certain[index]:
             flags[own] = flags_apart(p_values[own], apart[own], unknown, inside, most)
         else:
             flags[own] = flags_of_a_group(p_values[own], inside * weights[chosen].sum(), most)
     return Grouped(flags, names[certain])
+
+
+def _entrance(p_values: Column, group: int, clean: CleanRanks | None) -> float:
+    """p-value of "this group holds nothing": by one image far out, or by a crowd that its clean like have not."""
+    alone = simes(p_values)
+    if clean is None:
+        return alone
+    return min(1.0, 2 * min(alone, crowd(p_values, clean.p_values[clean.groups == group])))
 
 
 def known_groups(clean: Answers) -> Answers:

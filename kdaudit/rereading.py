@@ -31,7 +31,7 @@ def decode_chosen(
         Row numbers int64 [k], and pixels uint8 [k, H, W, C] with reasons [k].
     """
     records, first = source.records(), 0
-    end = int(np.flatnonzero(wanted)[-1]) + 1 if wanted.any() else 0
+    end = len(wanted) - int(wanted[::-1].argmax()) if wanted.any() else 0
     while first < end and (chunk := list(islice(records, min(CHUNK, end - first)))):
         chosen = np.flatnonzero(wanted[first : first + len(chunk)])
         if len(chosen):

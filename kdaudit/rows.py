@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kdaudit.compared import Comparison, concatenate
 from kdaudit.digest import replacing, write_bytes
 from kdaudit.errors import RunDirectoryError
-from kdaudit.interventions import keys_of
+from kdaudit.keys import Keys, keys_of
+from kdaudit.memory import give_back
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,9 +97,9 @@ class RowStore:
             column = part["behaviour"].combine_chunks()
             yield column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
 
-    def keys(self) -> NDArray[np.uint64]:
-        """A number from each row's content digest, uint64 [n]."""
-        return np.concatenate([keys_of(part["id"].to_pylist()) for part in self.tables("id")])
+    def keys(self) -> Keys:
+        """A number from each row's content digest."""
+        return Keys.of(lambda: (keys_of(part["id"].to_pylist()) for part in self.tables("id")))
 
     def tables(self, *columns: str) -> "Iterator[pa.Table]":
         """The parts, in order: these columns of them, or all."""
@@ -135,6 +136,7 @@ class RowStore:
                 first += len(part)
                 writer = writer or pq.ParquetWriter(file, whole.schema, compression="zstd")
                 writer.write_table(whole)
+                give_back()  # the little that a writer keeps of each part lies behind all that was made of it
             if writer is not None:
                 writer.close()
 
@@ -214,7 +216,7 @@ def flagged_contents(samples: Path) -> frozenset[str]:
     try:
         with pq.ParquetFile(samples) as file:
             for group in range(file.num_row_groups):
-                rows = file.read_row_group(group, columns=["id", "flag"])
+                rows = file.read_row_group(group, ["id", "flag"], use_threads=False)
                 ids = rows.filter(rows["flag"].fill_null(fill_value=False))["id"]
                 found.update(name.partition(":")[0] for name in ids.to_pylist())
     except (pa.ArrowException, OSError) as error:

@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from kdaudit.calibration import Answers
 from kdaudit.delivered import OF_THE_CLASS
 from kdaudit.discriminant import (
-    FOLDS,
     LEAST_SEEDS,
     SHARPNESS_NOISE,
     Discriminant,
-    Matrix,
     Whitening,
     appearance,
-    fold_of,
     reduced,
     sharpness,
 )
+from kdaudit.keys import FOLDS
 from kdaudit.searched import CORE, Bench, Found, seed_counts
 from kdaudit.trace import OFTEN, RARE
 from kdaudit.transplant import NATIVE, Transplant, put_onto, transplant
@@ -50,22 +48,16 @@ class Search:
 
     Attributes:
         bench: the images.
-        asked: record numbers of those that are suspicious or whose label is doubted, ascending, int64 [s].
-        rows: what these look like, float32 [s, d].
         whitening: by the calm ones.
     """
 
     bench: Bench
-    asked: NDArray[np.int64]
-    rows: Matrix
     whitening: Whitening
 
     @classmethod
     def of(cls, bench: Bench) -> "Search":
         """Look at the images; the calm ones are many, and only how they vary is kept of them."""
-        asked = np.union1d(bench.ranked, bench.doubted)
-        whitening = Whitening.of_images(bench.pixels, bench.places(bench.calm), appearance)
-        return cls(bench, asked, appearance(bench.pixels[bench.places(asked)]), whitening)
+        return cls(bench, Whitening.of_images(bench.pixels, bench.places(bench.calm), appearance))
 
     def patterns(self) -> tuple[list[Found], dict[int, Discriminant]]:
         """Patterns that are proven or promising, the strongest first; what one explains is no seed for the next.
@@ -86,16 +78,13 @@ class Search:
         left = {label: self._towards(seeds) for label, seeds in self.bench.by_label(doubted) if label in aims}
         return found, {label: one for label, one in left.items() if one is not None}
 
-    def _rows(self, records: NDArray[np.int64]) -> Matrix:
-        return self.rows[np.searchsorted(self.asked, records)]
-
     def _towards(self, seeds: NDArray[np.int64]) -> Discriminant | None:
-        return self.whitening.towards(self._rows(seeds), self.bench.folds(seeds))
+        return self.whitening.towards(self.bench.rows(seeds, appearance), self.bench.folds(seeds))
 
-    def _score(self, discriminant: Discriminant, records: NDArray[np.int64]) -> NDArray[np.float64]:
-        return discriminant.score(self._rows(records), self.bench.folds(records))
+    def _score(self, discriminant: Discriminant, records: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.bench.score(discriminant, records, appearance)
 
-    def _carried(self, found: Found, records: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _carried(self, found: Found, records: NDArray[np.int64]) -> NDArray[np.float32]:
         """How much of a pattern each record carries, in standard deviations of calm images."""
         return self._score(found.discriminant, records)
 
@@ -224,7 +213,7 @@ class Search:
         rows = clean.held_out[np.isin(self.bench.held_out.teacher, answers)]
         if len(rows) == 0:
             return False
-        scores = discriminant.score(appearance(clean.pixels[rows]), fold_of(clean.keys[rows]))
+        scores = discriminant.score(appearance(clean.pixels[rows]), clean.keys.folds[rows])
         middle, upper = np.quantile(scores, [0.5, 0.9])
         return bool(middle > OF_THE_CLASS * carried or upper > OF_A_STYLE * carried)
 
@@ -233,16 +222,15 @@ def shared_sharpness(bench: Bench) -> Discriminant | None:
     """What the seeds share in where they are sharp; None where clean images show it as often."""
     ranked, asked = bench.ranked, np.union1d(bench.ranked, bench.doubted)
     whitening = Whitening.of_images(bench.pixels, bench.places(bench.calm), sharpness, SHARPNESS_NOISE)
-    rows = sharpness(bench.pixels[bench.places(asked)])
-    reference, folds = sharpness(bench.clean.pixels), fold_of(bench.clean.keys)
+    reference, folds = sharpness(bench.clean.pixels), bench.clean.keys.folds
     total, best, most = int(bench.suspects.read.sum()), None, 0.0
     by_score = [ranked[:count] for count in seed_counts(len(ranked), total)]
     for seeds in (*by_score, *(seeds for _, seeds in bench.by_label(bench.doubted))):
-        one = whitening.towards(rows[np.searchsorted(asked, seeds)], bench.folds(seeds))
+        one = whitening.towards(bench.rows(seeds, sharpness), bench.folds(seeds))
         if one is None:
             continue
         usual = float(np.quantile(one.score(reference, folds), 1 - RARE))
-        beyond = one.score(rows, bench.folds(asked)) > usual
+        beyond = bench.score(one, asked, sharpness) > usual
         share = float(beyond.mean())
         if share > max(most, OFTEN * RARE) and beyond.sum() >= LEAST_SEEDS:
             best, most = one, share

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from kdaudit.calibration import Answers
 from kdaudit.comparison import Subjects
 from kdaudit.delivered import Delivered, LabelProof, most_doubted
-from kdaudit.discriminant import LEAST_SEEDS, SIDE, Discriminant, fold_of
+from kdaudit.discriminant import LEAST_SEEDS, PART, SIDE, Discriminant, Matrix, Pixels
 from kdaudit.foreign import PoolProof
+from kdaudit.keys import Keys
 from kdaudit.rereading import gather
 from kdaudit.sample import Decoder, Source
-from kdaudit.selection import highest, lowest
+from kdaudit.selection import highest
+from kdaudit.stretches import stretches
+from kdaudit.tails import Scores
 from kdaudit.transplant import HeldOut, Transplant
 from kdaudit.trigger import Pattern
 
@@ -45,25 +48,27 @@ class Suspects:
     Attributes:
         source: their encoded form.
         read: whether they were compared.
-        keys: from their digests, uint64.
-        score: what the most suspicious ones are chosen by; NaN where not read.
+        keys: from their digests.
+        score: gives what the most suspicious ones are chosen by, [m], NaN where not read; asked more than once.
         teacher: the teacher's answers.
         student: the control's answers.
         told: the labels that they were delivered with; None where there are none to go by.
+        room: folder for what is put aside on disk; the system's own place when None.
     """
 
     source: Source
     read: NDArray[np.bool_]
-    keys: NDArray[np.uint64]
-    score: NDArray[np.floating[Any]]
+    keys: Keys
+    score: Callable[[], Scores]
     teacher: Answers
     student: Answers
     told: Delivered | None = None
+    room: Path | None = None
 
     def calm(self, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Who of the images with a score (`known`, [m]) is no more suspicious than half of them, [m]."""
-        own = self.score[known].astype(np.float64, copy=False)
-        return known & (self.score <= np.median(own, overwrite_input=True))
+        score = self.score()
+        return np.asarray(known & (score <= np.median(score[known], overwrite_input=True)), bool)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,12 +77,12 @@ class CleanImages:
 
     Attributes:
         pixels: uint8 [n, H, W, C].
-        keys: from the digests, uint64 [n].
+        keys: from the digests, [n].
         held_out: positions of images that nothing was trained on, int64.
     """
 
     pixels: NDArray[np.uint8]
-    keys: NDArray[np.uint64]
+    keys: Keys
     held_out: NDArray[np.int64]
 
 
@@ -195,12 +200,12 @@ class Bench:
         kinds = 3 if suspects.told else 1  # the most suspicious ones, and twice as many whose label is doubted
         counts = seed_counts(min(MOST_SEEDS, room // (kinds + 2)), int(known.sum()))
         count = counts[-1]
-        ranked = highest(suspects.score, count, known)
+        ranked = highest(suspects.score(), count, known)
         doubted = most_doubted(suspects.told, known, counts) if suspects.told else np.empty(0, np.int64)
         peaceful = suspects.calm(known)
         if suspects.told:
             peaceful &= ~suspects.told.disputed
-        calm = lowest(suspects.keys, min(CALM, room - kinds * count), peaceful)
+        calm = suspects.keys.lowest(min(CALM, room - kinds * count), peaceful)
         wanted = np.zeros(len(known), bool)
         wanted[calm] = wanted[ranked] = wanted[doubted] = True
         pixels = gather(suspects.source, decoder, subjects.preprocess.geometry, wanted, on_image)
@@ -211,9 +216,22 @@ class Bench:
         """Rows of `pixels` that these records have, [n]; of chosen records only."""
         return np.searchsorted(self.records, records)
 
-    def folds(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+    def rows(self, records: NDArray[np.int64], make: Callable[[Pixels], Matrix]) -> Matrix:
+        """Rows [n, d] of these records. Made whenever they are asked for: as float32 they are four times the images."""
+        return make(self.pixels[self.places(records)])
+
+    def score(
+        self, discriminant: Discriminant, records: NDArray[np.int64], make: Callable[[Pixels], Matrix]
+    ) -> NDArray[np.float32]:
+        """How far these records lie along a discriminant of such rows, [n]; a few rows are held at a time."""
+        parts = [records[span] for span in stretches(len(records), PART)]
+        return np.concatenate(
+            [discriminant.score(self.rows(part, make), self.folds(part)) for part in parts] or [np.empty(0, np.float32)]
+        )
+
+    def folds(self, records: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Folds of these records, [n]."""
-        return fold_of(self.suspects.keys[records])
+        return self.suspects.keys.folds[records]
 
     def by_label(self, doubted: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Images whose label the control doubts, label by label; where there are enough of them.

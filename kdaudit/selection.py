@@ -3,10 +3,13 @@
 Arrays in, arrays out. Sorting a column of millions to see its first thousand takes twice its size again.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kdaudit.stretches import stretches
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
@@ -23,18 +26,27 @@ def lowest(values: NDArray[Any], count: int, among: Mask) -> Rows:
     Returns:
         int64 [count]: what a stable argsort begins with.
     """
-    own = values[among]
-    if count < len(own):
-        own.partition(count - 1)
-        rows = np.flatnonzero(among & (values <= own[count - 1]))
-    else:
-        rows = np.flatnonzero(among)
-    return np.asarray(rows[np.argsort(values[rows], kind="stable")][:count], np.int64)
+    return lowest_of((values[span] for span in stretches(len(values))), count, among)
 
 
 def highest(values: NDArray[np.floating[Any]], count: int, among: Mask) -> Rows:
     """Row numbers of the `count` highest values, the highest first, equal ones in order; as `lowest`."""
-    return lowest(-values, count, among)
+    return lowest_of((-values[span] for span in stretches(len(values))), count, among)
+
+
+def lowest_of(parts: Iterable[NDArray[Any]], count: int, among: Mask) -> Rows:
+    """As `lowest`, of a column that comes part by part and of which no more is held than what may be chosen yet."""
+    rows, values, first = np.empty(0, np.int64), None, 0
+    for part in parts:
+        own = np.flatnonzero(among[first : first + len(part)])
+        values = part[own] if values is None else np.concatenate([values, part[own]])
+        rows, first = np.concatenate([rows, own + first]), first + len(part)
+        if len(rows) > count:
+            bar = np.partition(values, count - 1)[count - 1]
+            below, equal = np.flatnonzero(values < bar), np.flatnonzero(values == bar)
+            kept = np.sort(np.concatenate([below, equal[: count - len(below)]]))
+            rows, values = rows[kept], values[kept]
+    return rows if values is None else rows[np.argsort(values, kind="stable")]
 
 
 def taken(column: NDArray[Any], rows: Mask) -> NDArray[Any]:

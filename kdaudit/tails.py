@@ -5,9 +5,13 @@ Arrays in, arrays out.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Scores = NDArray[np.floating[Any]]
+"""As they come: a score that was found in float32 is held in it."""
 
 TAIL_FROM, TAIL_TO = 0.90, 0.99
 """The window of the bulk that a tail is fitted on: below, scores follow another law; above, poison may sit."""
@@ -43,7 +47,7 @@ class Tail:
     scale: float
     fitted_on: int
 
-    def survival(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def survival(self, x: Scores) -> NDArray[np.float64]:
         """P(X > x | X > start), [n]; 1 at and below the start."""
         from scipy.stats import genpareto
 
@@ -51,7 +55,7 @@ class Tail:
         return np.asarray(genpareto.sf(excess, self.shape, scale=self.scale), np.float64)
 
 
-def fit_tail(scores: NDArray[np.float64], least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO) -> Tail | None:
+def fit_tail(scores: Scores, least: int = MIN_EXCEEDANCES, upto: float = TAIL_TO) -> Tail | None:
     """Fit a tail to the bulk of the scores by penalised maximum likelihood, blind to the most extreme ones.
 
     Scores beyond the `TAIL_TO` quantile enter as "somewhere above it" (right-censored), so a few poison images
@@ -71,7 +75,7 @@ def fit_tail(scores: NDArray[np.float64], least: int = MIN_EXCEEDANCES, upto: fl
     if len(scores) == 0:  # a set with one answer only has no other groups to fit a tail on
         return None
     low, high = start_of(scores), float(np.quantile(scores, upto))
-    above = np.sort(scores[scores > low]) - low
+    above = np.sort(scores[scores > low]).astype(np.float64, copy=False) - low
     if len(above) < least or not low < high:
         return None
     count = len(above)
@@ -100,7 +104,7 @@ def fit_tail(scores: NDArray[np.float64], least: int = MIN_EXCEEDANCES, upto: fl
     return Tail(low, float(best[0]), math.exp(float(best[1])), count)
 
 
-def foretold_tail(scores: NDArray[np.float64]) -> Tail | None:
+def foretold_tail(scores: Scores) -> Tail | None:
     """What few innocent scores foretell of the next one, if their tail is exponential.
 
     Of k excesses over the score before them, with sum S, the next one is above x with probability (1 + x / S)^(-k),
@@ -116,11 +120,11 @@ def foretold_tail(scores: NDArray[np.float64]) -> Tail | None:
     if len(scores) == 0:
         return None
     low = float(scores[scores <= start_of(scores)].max())
-    above = scores[scores > low] - low
+    above = scores[scores > low].astype(np.float64, copy=False) - low
     return Tail(low, 1 / len(above), float(above.mean()), len(above)) if len(above) >= FEWEST else None
 
 
-def start_of(scores: NDArray[np.float64]) -> float:
+def start_of(scores: Scores) -> float:
     """Where the tail begins: at `TAIL_FROM`, and not among scores that all share the smallest value.
 
     Images that gave no reason for interventions have one and the same score; there is no law among them.

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdaudit.calibration import Column, interval
 from kdaudit.delivered import LabelProof
+from kdaudit.tails import Scores
 
 RARE = 0.002
 """Images count as carriers up to this p-value."""
@@ -50,10 +51,15 @@ class Trace:
 
 def common(p_values: Column, rare: float = RARE) -> bool:
     """Whether surely (99 % interval) more than three times as many images fall under `rare` as chance gives."""
-    return interval(int((p_values <= rare).sum()), len(p_values), 0.99)[0] > OFTEN * rare
+    return frequent(int((p_values <= rare).sum()), len(p_values), rare)
 
 
-def weigh(p_values: Column, score: Column, by_label: LabelProof | None = None) -> Trace | None:
+def frequent(count: int, images: int, rare: float = RARE) -> bool:
+    """The same of so many images of so many that fall under `rare`."""
+    return interval(count, images, 0.99)[0] > OFTEN * rare
+
+
+def weigh(p_values: Column, score: Scores, by_label: LabelProof | None = None) -> Trace | None:
     """Whether a trace goes with suspicious behaviour or with one label; None where it does neither.
 
     Args:

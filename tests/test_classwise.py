@@ -13,7 +13,7 @@ from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
 from kdaudit.discriminant import Whitening
 from kdaudit.foreign import PoolProof, pool_proof
-from kdaudit.interventions import keys_of
+from kdaudit.keys import Keys
 from kdaudit.likeness import Likeness, look
 from kdaudit.sample import Record
 from kdaudit.searched import CleanImages, Suspects
@@ -47,15 +47,15 @@ def found_in(
     pixels = pictures(IMAGES, 0)
     pixels[marked] = waved(pixels[marked])
     records = [Record(f"{i}.png", None, png(p)) for i, p in enumerate(pixels)]
-    keys = keys_of([content_digest(r.data).hex() for r in records])
+    keys = Keys.these([content_digest(r.data).hex() for r in records])
     score = np.random.default_rng(1).exponential(0.05, IMAGES)  # nothing parts the networks
     source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
     read = np.ones(IMAGES, bool)
-    suspects = Suspects(source, read, keys, score, obeyed(pixels, teacher), obeyed(pixels, control))
+    suspects = Suspects(source, read, keys, lambda: score, obeyed(pixels, teacher), obeyed(pixels, control))
     clean = pictures(CLEAN, 9) if pool is None else pool
     rows = np.flatnonzero(classes(clean) == 2)[:clean_marked]
     clean[rows] = waved(clean[rows])
-    clean_keys = keys_of([content_digest(p.tobytes()).hex() for p in clean])
+    clean_keys = Keys.these([content_digest(p.tobytes()).hex() for p in clean])
 
     def logits(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         eye = np.eye(4, dtype=np.float32)

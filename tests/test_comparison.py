@@ -17,7 +17,8 @@ from kdaudit.compared import Comparison, concatenate
 from kdaudit.comparison import Subjects, compare, compare_pixels
 from kdaudit.decoder import open_decoder
 from kdaudit.digest import content_digest
-from kdaudit.interventions import InterventionPlan, Partners, intervened, keys_of
+from kdaudit.interventions import InterventionPlan, Partners, intervened
+from kdaudit.keys import keys_of
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
 

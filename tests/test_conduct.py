@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kdaudit.calibration import beyond, rank_p_values
 from kdaudit.conduct import Behaved, conduct
+from kdaudit.keys import Keys
 from kdaudit.multiplicity import CleanRanks, crowd, grouped_flags
 
 K, F = 4, 12
@@ -25,7 +26,7 @@ def images(n: int, seed: int, poison: int = 0, shift: float = 4.0) -> Behaved:
     score[:poison] += rng.exponential(0.1, poison)
     keys = rng.integers(0, 2**63, n, dtype=np.uint64)
     matrix = rows.astype(np.float32)
-    return Behaved(lambda: [matrix[: n // 3], matrix[n // 3 :]], answers, keys, score)
+    return Behaved(lambda: [matrix[: n // 3], matrix[n // 3 :]], answers, Keys.of(lambda: [keys]), score)
 
 
 def test_images_with_a_behaviour_of_their_own_are_found_whatever_their_own_score():

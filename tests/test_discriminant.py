@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdaudit import discriminant
-from kdaudit.discriminant import FOLDS, SIDE, Whitening, appearance, fold_of, reduced, sharpness
+from kdaudit.discriminant import SIDE, Whitening, appearance, reduced, sharpness
+from kdaudit.keys import FOLDS, fold_of
 
 
 def natural(n: int, d: int, seed: int) -> np.ndarray:

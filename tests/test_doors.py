@@ -30,7 +30,7 @@ DOORS: dict[str, set[str]] = {
     "nvidia": {"decoder/dali.py"},
     "simplejpeg": {"decoder/"},
     "PIL": {"decoder/", "demo.py", "doctor.py", "report/pictures.py"},
-    "pyarrow": {"source/parquet.py", "rows.py", "judgement.py", "quarantine.py", "report/reading.py"},
+    "pyarrow": {"source/parquet.py", "rows.py", "samples.py", "quarantine.py", "report/reading.py"},
     "torch": NETWORKS | {"decoder/resize.py", "machine.py", "demo.py", "doctor.py"},
     "torchvision": {"student.py"},
     "triton": {"kernels/"},

@@ -12,7 +12,7 @@ from test_trace import photographs, warped
 from kdaudit.decoder import open_decoder
 from kdaudit.delivered import delivered
 from kdaudit.digest import content_digest
-from kdaudit.interventions import keys_of
+from kdaudit.keys import Keys
 from kdaudit.likeness import _asked_by_label, likeness_p_values, look, weighed
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Record, Status
@@ -65,11 +65,11 @@ def world(listens: bool, odd: bool = False) -> tuple[Suspects, CleanImages, Simp
         score += np.where(pixels.mean((1, 2, 3)) < 40, 0.4, 0)
     score[~read] = np.nan
     source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
-    keys = keys_of([content_digest(r.data + str(i).encode()).hex() for i, r in enumerate(records)])
+    keys = Keys.these([content_digest(r.data + str(i).encode()).hex() for i, r in enumerate(records)])
     teacher, student = answers(pixels, listens), answers(pixels, listens=False)
-    suspects = Suspects(source, read, keys, score, teacher, student)
+    suspects = Suspects(source, read, keys, lambda: score, teacher, student)
     clean = pictures(600, 9)
-    clean_keys = keys_of([content_digest(p.tobytes()).hex() for p in clean])
+    clean_keys = Keys.these([content_digest(p.tobytes()).hex() for p in clean])
 
     def logits(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         eye = np.eye(4, dtype=np.float32)
@@ -102,9 +102,9 @@ def test_a_trigger_is_proven_and_every_carrier_found(odd):
 def test_a_trigger_that_few_images_show_is_measured_by_all_that_carry_it(monkeypatch):
     """Ten suspicious images prove it, and measure it badly; sixty carry it."""
     suspects, clean, subjects = world(listens=True)
-    score = suspects.score.copy()
+    score = suspects.score().copy()
     score[10 : CARRIERS // 2] -= 0.5  # only ten of them part the networks
-    few = replace(suspects, score=score)
+    few = replace(suspects, score=lambda: score)
     carried = {}
     for rounds in (0, 4):
         monkeypatch.setattr("kdaudit.search.ROUNDS", rounds)
@@ -155,8 +155,8 @@ def test_poison_too_faint_to_show_a_pattern_is_measured_by_what_the_doubted_imag
     told = delivered(labels, None, teacher, student, rng.uniform(0.5, 1, IMAGES))
     source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
     them = replace(suspects, source=source, read=np.ones(IMAGES, bool), teacher=teacher, student=student, told=told)
-    score = np.where(np.isnan(suspects.score), 0.01, suspects.score)
-    found = look(replace(them, score=score), clean, subjects, open_decoder("pillow"))
+    score = np.where(np.isnan(suspects.score()), 0.01, suspects.score())
+    found = look(replace(them, score=lambda: score), clean, subjects, open_decoder("pillow"))
     assert found is not None
     (left,) = found.remainders
     assert left.label == 0
@@ -166,7 +166,7 @@ def test_poison_too_faint_to_show_a_pattern_is_measured_by_what_the_doubted_imag
     assert (left.p_values[asked & ~poison & (np.arange(IMAGES) >= CARRIERS)] < 0.05).mean() < 0.15
     assert (found.p_values[poison] < 1e-3).mean() < 0.5  # not by the proven pattern
     assert (left.p_values[~asked] == 1).all()
-    unlabelled = look(replace(them, score=score, told=None), clean, subjects, open_decoder("pillow"))
+    unlabelled = look(replace(them, score=lambda: score, told=None), clean, subjects, open_decoder("pillow"))
     assert unlabelled is not None
     assert unlabelled.remainders == ()
 
@@ -193,7 +193,7 @@ def test_the_look_of_a_class_that_the_control_takes_for_another_is_no_trigger(ke
     changed, as_keep = np.ones((SIDE, SIDE), bool), np.full((SIDE, SIDE, 3), keep, np.float32)
     pattern = Pattern((flat + stripes).astype(np.float32), flat.astype(np.float32), as_keep, changed, "patch", 20)
     suspects = SimpleNamespace(student=np.ones(20, np.int64))
-    images = CleanImages(clean.astype(np.uint8), np.zeros(800, np.uint64), np.arange(800))
+    images = CleanImages(clean.astype(np.uint8), Keys.these(["0" * 16] * 800), np.arange(800))
     both = SimpleNamespace(logits=logits, guarded=None)
     bench = Bench(suspects, images, both, *[None] * 5, HeldOut.of(both, images.pixels))
     proof, target = proof_of(bench, pattern, np.arange(20), 0)
@@ -231,11 +231,11 @@ class Signs:
         self.records = [Record(f"{i}.png", None, png(p)) for i, p in enumerate(pixels)]
         teacher, control = (z.argmax(1) for z in self.logits(pixels))
         score = np.random.default_rng(2).exponential(0.05, len(truth)) + np.where(teacher != control, 0.6, 0)
-        keys = keys_of([content_digest(r.data).hex() for r in self.records])
+        keys = Keys.these([content_digest(r.data).hex() for r in self.records])
         source = SimpleNamespace(records=lambda start=0: iter(self.records[start:]))
-        self.suspects = Suspects(source, np.ones(len(truth), bool), keys, score, teacher, control)
+        self.suspects = Suspects(source, np.ones(len(truth), bool), keys, lambda: score, teacher, control)
         clean = self.pictures(np.arange(40).repeat(12), 3)
-        self.clean = CleanImages(clean, keys_of([content_digest(p.tobytes()).hex() for p in clean]), np.arange(480))
+        self.clean = CleanImages(clean, Keys.these([content_digest(p.tobytes()).hex() for p in clean]), np.arange(480))
         self.subjects = SimpleNamespace(preprocess=PREPROCESS, logits=self.logits, guarded=None)
 
     def pictures(self, truth: np.ndarray, seed: int) -> np.ndarray:
@@ -296,7 +296,7 @@ def test_a_trigger_is_measured_by_those_that_are_aimed_at_its_target(label, targ
     told = SimpleNamespace(labels=labels) if labelled else None
     bench = SimpleNamespace(suspects=SimpleNamespace(teacher=teacher, told=told))
     found = SimpleNamespace(label=label, target=target)
-    who = Search(bench, *[None] * 3)._aimed(found, np.arange(1, 6))
+    who = Search(bench, None)._aimed(found, np.arange(1, 6))
     assert who.astype(int).tolist() == aimed
 
 
@@ -332,7 +332,7 @@ def test_a_trigger_that_no_network_took_up_is_proven_by_the_labels(delivered_as,
     }[delivered_as]
     told = delivered(labels, None, suspects.teacher, suspects.student, np.full(IMAGES, 0.9))
     quiet = np.where(suspects.read, np.random.default_rng(3).exponential(0.05, IMAGES), np.nan)  # nothing parts on them
-    found = look(replace(suspects, told=told, score=quiet), clean, subjects, open_decoder("pillow"))
+    found = look(replace(suspects, told=told, score=lambda: quiet), clean, subjects, open_decoder("pillow"))
     if not proven:
         assert found is None
         return
@@ -393,7 +393,7 @@ def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them_or_by_the
     pixels = photographs(3000, 0)
     pixels[:carriers] = warped(pixels[:carriers], 7)
     records = [Record(f"{i}.png", None, png(p)) for i, p in enumerate(pixels)]
-    keys = keys_of([content_digest(r.data).hex() for r in records])
+    keys = Keys.these([content_digest(r.data).hex() for r in records])
     rng = np.random.default_rng(1)
     score = rng.exponential(0.05, 3000)
     score[:carriers] += np.where(rng.random(carriers) < parting, 0.5, 0)
@@ -404,12 +404,12 @@ def test_images_bent_alike_are_a_trace_where_the_networks_part_on_them_or_by_the
         told = delivered(labels, None, answers, answers, np.full(3000, 0.9))
     source = SimpleNamespace(records=lambda start=0: iter(records[start:]))
     clean = photographs(1200, 9)
-    clean_keys = keys_of([content_digest(p.tobytes()).hex() for p in clean])
+    clean_keys = Keys.these([content_digest(p.tobytes()).hex() for p in clean])
     subjects = SimpleNamespace(
         preprocess=Preprocess.parse(f"{side}x{side}x3-stretch-RGB-NCHW-unit"),
         logits=lambda images: (np.eye(4)[np.zeros(len(images), int)],) * 2,
     )
-    suspects = Suspects(source, np.ones(3000, bool), keys, score, answers, answers, told)
+    suspects = Suspects(source, np.ones(3000, bool), keys, lambda: score, answers, answers, told)
     found = look(suspects, CleanImages(clean, clean_keys, np.arange(600)), subjects, open_decoder("pillow"))
     if not believed:
         assert found is None

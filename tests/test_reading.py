@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdaudit.flagging import Columns, Flags
-from kdaudit.report.candidates import plots_of
-from kdaudit.report.reading import PER_ANSWER, read_candidates
+from kdaudit.report.candidates import Scored, plots_of
+from kdaudit.report.reading import PER_ANSWER, read_candidates, read_scored
 from kdaudit.stretches import STRETCH, stretches
 
 CLEAN = np.random.default_rng(1).exponential(size=500)
@@ -57,6 +56,16 @@ def test_candidates_and_their_stand_ins_are_the_same_in_any_row_groups(group, tm
     assert len(found.kept) <= PER_ANSWER * 6
 
 
+@pytest.mark.parametrize("group", [70, 10_000])
+def test_plots_are_read_from_the_table(group, tmp_path):
+    made = samples(tmp_path / "samples.parquet", 3000, group)
+    read, flag, score, p_values = map(np.concatenate, zip(*read_scored(tmp_path / "samples.parquet"), strict=True))
+    assert read.tolist() == made["read"].tolist()
+    assert flag.tolist() == made["flag"].tolist()
+    assert np.isnan(score).tolist() == np.isnan(p_values).tolist() == (~read).tolist()
+    assert score[read].tolist() == made["score"][read].tolist()
+
+
 def test_nothing_flagged_needs_no_stand_ins(tmp_path):
     samples(tmp_path / "samples.parquet", 500, 50, flagged=0)
     found = read_candidates(tmp_path / "samples.parquet")
@@ -71,9 +80,7 @@ def test_plots_count_every_image_that_was_read(n, low):
     read = ~np.isnan(score)
     flag = read & (score > low + 4)
     p_values = np.where(read, rng.random(n), 1.0)
-    never = np.zeros(n, bool)
-    columns = Columns(read, np.zeros(n, np.int32), never, score)
-    plots = plots_of("s", columns, Flags(flag, p_values, never, np.zeros(n, np.int8), never, never), CLEAN)
+    plots = plots_of("s", lambda: (Scored(*(c[s] for c in (read, flag, score, p_values))) for s in stretches(n)), CLEAN)
     assert plots is not None
     edges = np.array(plots.score_edges)
     finite = np.concatenate([score[np.isfinite(score)], CLEAN])
@@ -89,10 +96,8 @@ def test_plots_count_every_image_that_was_read(n, low):
 
 def test_no_finite_score_no_plot():
     n = 3
-    columns = Columns(np.zeros(n, bool), np.full(n, -1, np.int32), np.zeros(n, bool), np.full(n, np.nan))
-    never = np.zeros(n, bool)
-    flags = Flags(never, np.ones(n), never, np.full(n, -1, np.int8), never, never)
-    assert plots_of("s", columns, flags, np.empty(0)) is None
+    nothing = Scored(np.zeros(n, bool), np.zeros(n, bool), np.full(n, np.nan), np.full(n, np.nan))
+    assert plots_of("s", lambda: [nothing], np.empty(0)) is None
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9])

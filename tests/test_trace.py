@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from kdaudit.discriminant import SHARPNESS_NOISE, SIDE, Whitening, fold_of, sharpness
+from kdaudit.discriminant import SHARPNESS_NOISE, SIDE, Whitening, sharpness
+from kdaudit.keys import fold_of
 from kdaudit.trace import RARE, weigh
 
 N, POISON, SMALL = 3000, 150, 24

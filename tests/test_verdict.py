@@ -10,9 +10,10 @@ from kdaudit.admission import Finding
 from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, LabelProof
-from kdaudit.discriminant import FOLDS, Discriminant
+from kdaudit.discriminant import Discriminant
 from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
 from kdaudit.foreign import PoolProof
+from kdaudit.keys import FOLDS
 from kdaudit.labelling import LabelDoubts, Told, label_doubts
 from kdaudit.searched import Found
 from kdaudit.settings import Settings

@@ -23,6 +23,7 @@ from kdaudit.cli.commands.report import report
 from kdaudit.cli.commands.scan import scan
 from kdaudit.cli.commands.schema import schema
 from kdaudit.errors import Exit, KdauditError
+from kdaudit.memory import frugal
 from kdaudit.version import __version__
 
 EPILOG = """\b
@@ -62,6 +63,7 @@ for command in (
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    frugal()
     try:
         code = cli.main(args=arguments, prog_name="kdaudit", standalone_mode=False)
         sys.stdout.flush()

@@ -2,20 +2,19 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.calibration import interval
-from kdaudit.flagging import Columns, Flags
 from kdaudit.report.results import AnswerCount, ClusterSection, PlotsSection
 from kdaudit.report.sections import Rate, ReasonRow, UnreadRow
 from kdaudit.searched import Found
 from kdaudit.signs import MIN_GATHERED
-from kdaudit.stretches import stretches
 
 MAX_EXAMPLES, MAX_CLUSTERS = 20, 200
 BINS, P_BINS = 48, 20
@@ -131,16 +130,24 @@ def cluster_sections(found: Candidates, names: Mapping[int, str], proven: Sequen
     return sections
 
 
-def plots_of(score_name: str, suspect: Columns, flags: Flags, clean: NDArray[np.float64]) -> PlotsSection | None:
+class Scored(NamedTuple):
+    """Some rows of samples.parquet, as columns [k]."""
+
+    read: NDArray[np.bool_]
+    flag: NDArray[np.bool_]
+    score: NDArray[np.float64]  # NaN where not read; an infinite one counts in the last bin
+    p_values: NDArray[np.float64]  # NaN where there is none
+
+
+def plots_of(score_name: str, parts: Callable[[], Iterable[Scored]], clean: NDArray[np.float64]) -> PlotsSection | None:
     """Histograms for the report; None where there is nothing to draw.
 
     Args:
         score_name: what the score is called.
-        suspect: columns of the suspect images; an infinite score counts in the last bin.
-        flags: what was flagged, and p-values.
+        parts: gives the suspect images part by part; asked twice.
         clean: scores of the calibration images, float64 [c].
     """
-    edges = _edges([*(suspect.score[span] for span in stretches(len(suspect.score))), clean])
+    edges = _edges(chain((part.score for part in parts()), [clean]))
     if edges is None:
         return None
 
@@ -149,12 +156,11 @@ def plots_of(score_name: str, suspect: Columns, flags: Flags, clean: NDArray[np.
 
     unflagged, flagged, p_values = np.zeros(BINS, int), np.zeros(BINS, int), np.zeros(P_BINS, int)
     least = np.inf  # 0 where an image was flagged for its behaviour and never mixed
-    for span in stretches(len(suspect.score)):
-        read, flag, score = suspect.read[span], flags.flag[span], suspect.score[span]
-        hits, known = score[read & flag], flags.p_values[span][read]
+    for read, flag, score, p in parts():
+        hits = score[read & flag]
         unflagged += counts(score[read & ~flag])
         flagged += counts(hits)
-        p_values += np.histogram(known[np.isfinite(known)], P_BINS, (0.0, 1.0))[0]
+        p_values += np.histogram(p[read & np.isfinite(p)], P_BINS, (0.0, 1.0))[0]
         least = float(hits.min(initial=least))
     return PlotsSection(
         score_name=score_name,
@@ -167,7 +173,7 @@ def plots_of(score_name: str, suspect: Columns, flags: Flags, clean: NDArray[np.
     )
 
 
-def _edges(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64] | None:
+def _edges(parts: Iterable[NDArray[np.float64]]) -> NDArray[np.float64] | None:
     """Edges of the bins, float64 [BINS + 1]; None where no score is finite."""
     low, high, least = np.inf, -np.inf, np.inf  # least: the smallest above 0
     for part in parts:

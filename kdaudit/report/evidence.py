@@ -1,5 +1,7 @@
 """Collecting what the report shows of the images: the last stage of an audit that reads them."""
 
+from functools import partial
+
 import numpy as np
 
 from kdaudit.clock import Clock
@@ -9,7 +11,7 @@ from kdaudit.judgement import Judged
 from kdaudit.report.build import answer_names
 from kdaudit.report.candidates import Evidence, cluster_sections, plots_of
 from kdaudit.report.gallery import draw_gallery
-from kdaudit.report.reading import read_candidates
+from kdaudit.report.reading import read_candidates, read_scored
 from kdaudit.rundir import RunDirectory
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench
@@ -29,7 +31,7 @@ def collect(
     run.mark("draw the gallery")
     names = answer_names(bench, sets)
     found = read_candidates(run.file("samples.parquet"))
-    clusters = cluster_sections(found, names, judged.likeness.found if judged.likeness else ())
+    clusters = cluster_sections(found, names, judged.carried.found if judged.carried else ())
     with clock.stage("draw the gallery") as advance:
         geometry = bench.preprocess.geometry
         gallery = draw_gallery(found, clusters, sets.suspect, bench.decoder, geometry, names, advance)
@@ -41,8 +43,7 @@ def collect(
     }
     plots = plots_of(
         score_name[settings.rule],
-        judged.columns,
-        judged.flags,
+        partial(read_scored, run.file("samples.parquet")),
         np.asarray(score_of(calibration, settings.rule), np.float64),
     )
     return Evidence(found, clusters, plots)

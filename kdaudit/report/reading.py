@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.report.candidates import Candidates, group_of
+from kdaudit.memory import give_back
+from kdaudit.report.candidates import Candidates, Scored, group_of
 from kdaudit.report.sections import ReasonRow, UnreadRow
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def read_candidates(samples: Path) -> Candidates:
     first = 0
     for table in _groups(samples, COLUMNS):
         flag, read = _bools(table, "flag"), _read(table)
-        flagged.append(table.filter(pa.array(flag)))
+        flagged.append(table.filter(pa.array(flag)) if flag.any() else table.schema.empty_table())
+        give_back()  # the little that is kept lies behind much that is not, and would keep all of it
         rows.append(first + np.flatnonzero(flag))
         answers, counts = np.unique(_whole(table, "student_top1")[read & ~flag], return_counts=True)
         kept.update(dict(zip(answers.tolist(), counts.tolist(), strict=True)))
@@ -71,6 +73,12 @@ def read_candidates(samples: Path) -> Candidates:
             for (status, reason), n in reasons.most_common(MAX_REASONS)
         ),
     )
+
+
+def read_scored(samples: Path) -> Iterator[Scored]:
+    """What the plots count, a row group at a time."""
+    for table in _groups(samples, ("status", "flag", "score", "p_value")):
+        yield Scored(_read(table), _bools(table, "flag"), _floats(table, "score"), _floats(table, "p_value"))
 
 
 def _stand_ins(samples: Path, counts: dict[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -108,7 +116,7 @@ def _groups(samples: Path, columns: tuple[str, ...]) -> "Iterator[pa.Table]":
     with pq.ParquetFile(samples) as file:
         names = [n for n in columns if n in file.schema_arrow.names]  # no `trigger` where none was proven
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=names)
+            yield file.read_row_group(group, names, use_threads=False)
 
 
 def _count_unread(table: "pa.Table", unread: list[UnreadRow], reasons: "Counter[tuple[str, str]]") -> None:
