@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kdaudit.calibration import Answers, Column, Null, rank_p_values
 from kdaudit.discriminant import BEHAVIOUR_NOISE, LEAST_SEEDS, Discriminant, Whitening
 from kdaudit.keys import Keys
+from kdaudit.memory import give_back
 from kdaudit.selection import highest
 from kdaudit.stretches import stretches
 from kdaudit.trace import RARE, frequent
@@ -89,6 +90,7 @@ def conduct(suspect: Behaved, clean: Behaved) -> Conduct | None:
     seeds, unexplained = max(LEAST_SEEDS, round(SEED_SHARE * len(suspect.score))), np.ones(len(suspect.score), bool)
     together, count = None, 0
     for _ in range(BEHAVIOURS):
+        give_back()
         one = scale.measure(suspect, clean, np.sort(highest(suspect.score, seeds, unexplained)))
         if one is None or (together is not None and not one.common(unexplained)):
             break
@@ -148,12 +150,15 @@ class _Scale:
     def of(cls, suspect: Behaved, calm: NDArray[np.int64]) -> "_Scale":
         rows, answers = _gathered(suspect.rows(), calm), suspect.answers[calm]
         spread = np.maximum(rows.std(0), LEAST_SPREAD)
-        centers = _centers(rows / spread, answers)
-        return cls(spread, centers, Whitening.of(_centred(rows / spread, answers, centers), BEHAVIOUR_NOISE))
+        rows /= spread
+        centers = _centers(rows, answers)
+        return cls(spread, centers, Whitening.of(_centred(rows, answers, centers), BEHAVIOUR_NOISE))
 
     def measure(self, suspect: Behaved, clean: Behaved, seeds: NDArray[np.int64]) -> _Behaviour | None:
         """All images along what the seeds share; None where they are too few."""
-        shared = _centred(_gathered(suspect.rows(), seeds) / self.spread, suspect.answers[seeds], self.centers)
+        shared = _gathered(suspect.rows(), seeds)
+        shared /= self.spread
+        shared = _centred(shared, suspect.answers[seeds], self.centers)
         discriminant = self.whitening.towards(shared, suspect.keys.folds[seeds])
         if discriminant is None:
             return None
@@ -172,12 +177,14 @@ class _Scale:
 
 def _gathered(parts: Iterable[Matrix], wanted: NDArray[np.int64]) -> Matrix:
     """The rows with these numbers, ascending, from parts in order."""
-    found, first = [], 0
+    found, first = np.empty((0, 0), np.float32), 0
     for part in parts:
+        if first == 0:
+            found = np.empty((len(wanted), part.shape[1]), np.float32)
         low, high = np.searchsorted(wanted, [first, first + len(part)])
-        found.append(part[wanted[low:high] - first])
+        found[low:high] = part[wanted[low:high] - first]
         first += len(part)
-    return np.concatenate(found)
+    return found
 
 
 def _centers(rows: Matrix, answers: Answers) -> dict[int, Matrix]:
@@ -192,8 +199,10 @@ def _centers(rows: Matrix, answers: Answers) -> dict[int, Matrix]:
 
 
 def _centred(rows: Matrix, answers: Answers, centers: dict[int, Matrix]) -> Matrix:
-    """Rows less the mean of calm images with the same answer: that the answer is rare is no sign of anything."""
-    out = rows.astype(np.float32)
+    """Rows less the mean of calm images with the same answer: that the answer is rare is no sign of anything.
+
+    Written into the rows.
+    """
     for answer in np.unique(answers):
-        out[answers == answer] -= centers.get(int(answer), centers[-1])
-    return out
+        rows[answers == answer] -= centers.get(int(answer), centers[-1])
+    return rows

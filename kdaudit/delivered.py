@@ -55,12 +55,17 @@ class Delivered:
     Attributes:
         labels: as outputs of the model, whole numbers; -1 for none.
         disputed: whether neither network gives the label.
-        doubt: the control's confidence in its answer where that is not the label, float32; 0 elsewhere.
+        doubt: the control's confidence in its answer where that is not the label, float32; 0 elsewhere. Whether it is
+            above 0, where no more is asked yet.
     """
 
     labels: Answers
     disputed: NDArray[np.bool_]
-    doubt: NDArray[np.float32]
+    doubt: NDArray[np.float32] | NDArray[np.bool_]
+
+    def searched(self) -> "Delivered":
+        """The same once nothing is to be ranked any more: who is doubted, no longer how much."""
+        return Delivered(self.labels, self.disputed, self.doubt > 0)
 
     def undisputed(self, label: int, teacher: Answers, student: Answers) -> NDArray[np.bool_]:
         """Images of a class itself, [m]: delivered as it, and both networks' answers, [m] each, take them for it."""
@@ -120,7 +125,7 @@ def most_doubted(told: Delivered, known: NDArray[np.bool_], depths: Sequence[int
         Record numbers, the most doubted first.
     """
     ranked = np.flatnonzero(known & (told.doubt > 0))
-    ranked = ranked[np.argsort(-told.doubt[ranked], kind="stable")]
+    ranked = ranked[np.argsort(-told.doubt[ranked].astype(np.float32), kind="stable")]
     labels, most = told.labels[ranked], depths[-1]
     often: set[int] = set()
     for depth in depths:

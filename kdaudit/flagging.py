@@ -26,6 +26,7 @@ from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
 from kdaudit.disputed import Remainder, delivered_as_targets
 from kdaudit.families import either, flags_of_a_family
+from kdaudit.memory import give_back
 from kdaudit.multiplicity import ENTRANCE, CleanRanks, grouped_flags, known_groups
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
@@ -155,6 +156,7 @@ def flag(
     read, groups = suspect.read, taken(suspect.groups, suspect.read)
     own = own or own_odds(suspect, clean, rule)
     odd = _looked_again(own, groups, clean, looks, read) if looks else _Odd.of(own)
+    give_back()
     told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
     disputed = taken(suspect.disagrees, read)
     decided = _decide(odd.p_values, groups, disputed, ranks, _Proven.of(looks, read), told, fdr)
@@ -215,16 +217,18 @@ def _looked_again(
     """By these and the second looks, each at its share of the error rate (weighted Bonferroni); writes into `own`."""
     seen = [taken(look.p_values, read) for look in looks]
     second, usual_second = combined(seen, [look.clean_p_values for look in looks])
-    second, strange = _known(second, groups, clean, looks, read)
+    strange = _only_known(second, groups, clean, looks, read)
     resolved, p = second < 1 / (len(clean.scores) + 1), own.p_values
     np.divide(second, 1 - OWN_SHARE, out=second)
     np.divide(p, OWN_SHARE, out=p)
-    by_second, way, least = second < p, np.ones(len(p), np.int8), seen[0]
+    by_second, way = second < p, np.ones(len(p), np.int8)
+    np.minimum(1.0, np.minimum(p, second, out=p), out=p)
+    least = second  # of no more use, and as long as the delivery
+    least[:] = seen[0]
     for number, column in enumerate(seen[1:], start=2):
         way[column < least] = number
-        least = np.minimum(least, column)
+        np.minimum(least, column, out=least)
     way[~by_second] = 0
-    np.minimum(1.0, np.minimum(p, second, out=p), out=p)
     usual = either(own.usual, usual_second, OWN_SHARE)
     return _Odd(p, np.where(by_second, resolved, own.further), way, strange, usual)
 
@@ -297,16 +301,18 @@ def _carriers(carries: Scores, groups: Answers, proven: Answers, level: float) -
     return flags
 
 
-def _known(
+def _only_known(
     second: Scores, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
-) -> tuple[Scores, NDArray[np.bool_]]:
-    """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange."""
+) -> NDArray[np.bool_]:
+    """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange, [m].
+
+    Writes into `second`.
+    """
     unknown = ~np.isin(groups, known_groups(clean.groups))
     strange = unknown & (second <= STRANGE)
-    proven = [taken(look.p_values, read) for look in looks if look.proven]
-    out = second.copy()
-    out[unknown] = functools.reduce(np.minimum, proven)[unknown] if proven else 1.0
-    return out, strange
+    proven = [taken(look.p_values, read)[unknown] for look in looks if look.proven]
+    second[unknown] = functools.reduce(np.minimum, proven) if proven else 1.0
+    return strange
 
 
 def combined(p_values: Sequence[Scores], clean: Sequence[Column]) -> tuple[Scores, Column]:
@@ -322,7 +328,7 @@ def combined(p_values: Sequence[Scores], clean: Sequence[Column]) -> tuple[Score
         p-values of the suspect images [m], and of the clean images among themselves [n].
     """
     if len(p_values) == 1:
-        return p_values[0], clean[0]
+        return p_values[0].copy(), clean[0]
     usual = _fisher(clean)
     null, out = Null.of(usual), np.empty(len(p_values[0]), np.float32)
     for span in stretches(len(out)):

@@ -127,6 +127,7 @@ def judge_rows(
             clean_images = CleanImages(pool.pixels, Keys.these(pool.ids), control.parts.held_out)
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
         own, behaves = first.own, first.behaves
+        columns = replace(columns, told=columns.told.searched() if columns.told else None)
         del first, suspects
     with clock.stage("judge"):
         flags, reasons = _flags(columns, clean, settings, own, behaves, likeness)

@@ -25,7 +25,7 @@ from kdaudit.search import Search, shared_sharpness
 from kdaudit.searched import CORE, Bench, CleanImages, Found, Suspects
 from kdaudit.selection import spread, taken
 from kdaudit.stretches import stretches
-from kdaudit.trace import RARE, Trace, common, weigh
+from kdaudit.trace import RARE, Trace, common, most_suspicious, weigh
 from kdaudit.trigger import Pattern
 from kdaudit.unseen import Worn
 
@@ -98,6 +98,7 @@ def look(
     if known.sum() < 2 * LEAST_SEEDS:
         return None
     bench = Bench.of(suspects, known, clean, subjects, decoder, on_image)
+    give_back()
     found, left = Search.of(bench).patterns()
     give_back()
     if not any(one.proof.proven for one in found):
@@ -127,6 +128,7 @@ def look(
     if not kept:
         return None
     carried = tuple(found[i] for i in proven)
+    give_back()
     seen = weighed(suspects, known, (scores[i].column() for i in kept), usual[kept], clean.held_out, carried)
     if seen is None:
         return None
@@ -236,6 +238,7 @@ def weighed(
 ) -> Likeness | None:
     """What k scores [m] amount to beside those of clean images [k, n]; None where a trace is no evidence."""
     calm, rows = suspects.calm(known), iter(scores)
+    suspicious = None if found else most_suspicious(taken(suspects.score(), known))  # while nothing else is held
     score, carried = next(rows), [0]
     p, which = _own_p_values(score, usual[0], known, calm), np.where(known & bool(found), np.int8(0), np.int8(-1))
     clean_p = rank_p_values(usual[0])
@@ -250,8 +253,8 @@ def weighed(
             carried.append(number)
     found = tuple(found[i] for i in carried if found)
     trace = None
-    if not found:
-        trace = weigh(taken(p, known), taken(suspects.score(), known), _said_of_trace(suspects, score, p))
+    if suspicious is not None:
+        trace = weigh(taken(p, known), suspicious, _said_of_trace(suspects, score, p))
         if trace is None:
             return None
     for one in (p, clean_p):

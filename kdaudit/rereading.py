@@ -64,6 +64,9 @@ def gather(
     on_image: Callable[[int], None] = lambda _n: None,
 ) -> NDArray[np.uint8]:
     """The chosen images at once, uint8 [k, H, W, C]; arguments as for `decode_chosen`."""
-    shape = (geometry.height, geometry.width, geometry.channels)
-    parts = [pixels for _, pixels in reread(source, decoder, geometry, wanted, on_image)]
-    return np.concatenate(parts) if parts else np.empty((0, *shape), np.uint8)
+    shape, first = (geometry.height, geometry.width, geometry.channels), 0
+    out = np.empty((np.count_nonzero(wanted), *shape), np.uint8)
+    for _, pixels in reread(source, decoder, geometry, wanted, on_image):
+        out[first : first + len(pixels)] = pixels
+        first += len(pixels)
+    return out[:first]

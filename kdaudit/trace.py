@@ -9,6 +9,7 @@ were delivered as one class, whatever they show.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdaudit.calibration import Column, interval
 from kdaudit.delivered import LabelProof
@@ -59,18 +60,23 @@ def frequent(count: int, images: int, rare: float = RARE) -> bool:
     return interval(count, images, 0.99)[0] > OFTEN * rare
 
 
-def weigh(p_values: Column, score: Scores, by_label: LabelProof | None = None) -> Trace | None:
+def most_suspicious(score: Scores) -> NDArray[np.bool_]:
+    """Who is among the most suspicious tenth of all images, [m], by their scores."""
+    return np.asarray(score > np.quantile(score, 1 - SUSPICIOUS), bool)
+
+
+def weigh(p_values: Scores, suspicious: NDArray[np.bool_], by_label: LabelProof | None = None) -> Trace | None:
     """Whether a trace goes with suspicious behaviour or with one label; None where it does neither.
 
     Args:
         p_values: of "carries no such trace", [m]; found without regard to an image's own score (cross-fitted).
-        score: how suspicious each image is, [m].
+        suspicious: who is among the most suspicious, [m].
         by_label: what the labels of its carriers say, where there are any.
     """
     carries = p_values <= RARE
     count = int(carries.sum())
     if count < OFTEN * RARE * len(p_values):
         return None
-    parting = int((score[carries] > np.quantile(score, 1 - SUSPICIOUS)).sum())
+    parting = int((carries & suspicious).sum())
     trace = Trace(count, parting, by_label)
     return trace if trace.proven or interval(parting, count, 0.99)[0] >= PARTING else None

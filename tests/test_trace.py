@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from kdaudit.discriminant import SHARPNESS_NOISE, SIDE, Whitening, sharpness
 from kdaudit.keys import fold_of
-from kdaudit.trace import RARE, weigh
+from kdaudit.trace import RARE, most_suspicious, weigh
 
 N, POISON, SMALL = 3000, 150, 24
 
@@ -72,7 +72,7 @@ def test_a_trace_counts_where_its_carriers_are_the_suspicious_ones():
     m, carriers = 20_000, 800
     score = np.random.default_rng(1).exponential(1, m)
     score[:carriers] += 4
-    found = weigh(p_values(m, carriers), score)
+    found = weigh(p_values(m, carriers), most_suspicious(score))
     assert found is not None
     assert abs(found.carriers - carriers - RARE * m) < 40
     assert found.parting > 0.9 * carriers
@@ -83,14 +83,14 @@ def test_a_trace_counts_where_its_carriers_are_the_suspicious_ones():
 def test_another_camera_is_no_trigger(carriers, seed):
     """Images that share a trace and part the networks no more than others do."""
     m = 20_000
-    assert weigh(p_values(m, carriers, seed), np.random.default_rng(seed).exponential(1, m)) is None
+    assert weigh(p_values(m, carriers, seed), most_suspicious(np.random.default_rng(seed).exponential(1, m))) is None
 
 
 def test_a_camera_on_whose_images_the_networks_part_somewhat_more_is_none_either():
     m, carriers = 20_000, 2000
     score = np.random.default_rng(3).exponential(1, m)
     score[:carriers] *= 1.6  # 24 % of them among the upper tenth
-    assert weigh(p_values(m, carriers), score) is None
+    assert weigh(p_values(m, carriers), most_suspicious(score)) is None
 
 
 def test_a_handful_of_carriers_is_chance():
@@ -98,4 +98,4 @@ def test_a_handful_of_carriers_is_chance():
     score = np.zeros(m)
     p = p_values(m, 20)
     score[p <= RARE] = 9
-    assert weigh(p, score) is None
+    assert weigh(p, most_suspicious(score)) is None
