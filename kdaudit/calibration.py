@@ -97,10 +97,17 @@ class Clean:
     Attributes:
         scores: float64 [n].
         groups: the teacher's answers, [n].
+        disputed: whether the control gives another answer, [n]; None: none is.
     """
 
     scores: Column
     groups: Answers
+    disputed: NDArray[np.bool_] | None = None
+
+    @property
+    def agreed(self) -> Answers:
+        """The teacher's answers where the control gives the same, [k]."""
+        return self.groups if self.disputed is None else self.groups[~self.disputed]
 
 
 def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Transform") -> Column:

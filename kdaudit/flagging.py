@@ -82,7 +82,8 @@ class Flags:
         way: what the p-value comes from: 0 the image's own score, k mostly the k-th second look, one more than there
             are looks: flagged because of the label it was delivered with, two more: because of that and the pixels
             that a trigger would have covered; -1 nothing.
-        unjudged: shares what the most suspicious images share, and has an answer that clean images do not get.
+        unjudged: shares what the most suspicious images share, and has an answer that clean images do not get, or none
+            that the control knows.
         doubtful: not flagged, yet unusual for an answer that has flags, or delivered as a target class for which
             neither network takes it; kept, but not tuned on.
         by_label: flagged because of the label it was delivered with, whatever its answer; None: none is.
@@ -306,10 +307,11 @@ def _only_known(
 ) -> NDArray[np.bool_]:
     """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange, [m].
 
-    Writes into `second`.
+    Clean images of which the control knows none take part in what is usual, and yet do not say that nothing is wrong:
+    they may be images that look triggered by nature. Writes into `second`.
     """
     unknown = ~np.isin(groups, known_groups(clean.groups))
-    strange = unknown & (second <= STRANGE)
+    strange = ~np.isin(groups, known_groups(clean.agreed)) & (second <= STRANGE)
     proven = [taken(look.p_values, read)[unknown] for look in looks if look.proven]
     second[unknown] = functools.reduce(np.minimum, proven) if proven else 1.0
     return strange

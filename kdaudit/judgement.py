@@ -112,7 +112,8 @@ def judge_rows(
     score, groups = _column(rows, SCORES[rule]), _column(rows, "teacher_top1")
     columns = Columns(~np.isnan(score), groups, groups != _column(rows, "student_top1"), score)
     del score
-    clean = Clean(score_of(calibration, rule), calibration.teacher_top1)
+    disputed = calibration.teacher_top1 != calibration.student_top1
+    clean = Clean(score_of(calibration, rule), calibration.teacher_top1, disputed)
     own, behaves, likeness = None, None, None
     if rule != "argmax" and sets.suspect is not None:
         run.mark("look for a trigger")

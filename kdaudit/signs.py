@@ -29,7 +29,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA206": "many images stand out beyond what can be counted, and do not gather",
     "KDA207": "a pattern that images share moves the model and not its control",
     "KDA208": "images that share a trace are those on which model and control part",
-    "KDA209": "suspicious images have an answer that no clean image gets",
+    "KDA209": "suspicious images have an answer that no clean image can speak for",
     "KDA210": "labels that neither network believes",
     "KDA211": "images that share a pattern or a trace have one label, whatever they show",
     "KDA212": "images of one class share a pattern that the model obeys and no clean image has",
@@ -160,8 +160,9 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
             Finding(
                 "KDA209",
                 "medium",
-                f"{evidence.unjudged:,} suspicious images have an answer that no clean image gets: a class that the "
-                "clean pool lacks, or the target of a backdoor; give clean images of every class",
+                f"{evidence.unjudged:,} suspicious images have an answer that no clean image can speak for (none gets "
+                "it, or the control takes those for something else): a class that the control could not learn, or the "
+                "target of a backdoor; give more clean images of every class",
             )
         )
     gathered = bool(evidence.triggers)  # flags that share a proven pattern are no scatter, whatever their answers

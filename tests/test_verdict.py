@@ -461,6 +461,23 @@ def test_what_looks_like_a_trigger_by_nature_does_not_profit_from_its_carriers(t
     assert found.flag[600:640].any() != spared
 
 
+def test_an_answer_of_which_the_control_knows_no_clean_image_is_told_and_judged_as_ever():
+    """Clean images that look triggered by nature make the target's images usual for it: GTSRB's reflections PASSED."""
+    columns, clean = suspects(seed=4)
+    m, n = len(columns.read), len(clean.scores)
+    rng, mine = np.random.default_rng(0), columns.groups == 0
+    behaves, usual = rng.uniform(0.02, 1, m), rng.uniform(1 / n, 1, n)
+    behaves[mine], usual[clean.groups == 0] = 0.008, 0.008
+    look = (SecondLook(behaves, usual, "behaves"),)
+    known = flag(columns, replace(clean, disputed=np.zeros(n, bool)), "divergence", 0.05, look)
+    unknown = flag(columns, replace(clean, disputed=clean.groups == 0), "divergence", 0.05, look)
+    assert not known.unjudged.any()
+    assert unknown.unjudged.tolist() == (mine & ~unknown.flag).tolist()
+    assert unknown.unjudged.sum() > 0.9 * mine.sum()
+    for name in ("flag", "p_values", "way", "doubtful"):
+        np.testing.assert_array_equal(getattr(unknown, name), getattr(known, name))
+
+
 def test_an_answer_that_clean_images_do_not_get_is_told_and_not_judged():
     columns, clean = suspects(seed=4)
     m, n = len(columns.read), len(clean.scores)

@@ -229,7 +229,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "KDA209": (
         "Images share what the most suspicious ones share, and the model gives them an answer that it gives to no "
-        "clean image: a class that the clean pool lacks and the control never learned, or the target of a backdoor.",
+        "clean image, or only to such as the control takes for something else: a class that the clean pool lacks or "
+        "holds too little of, and the control never learned, or the target of a backdoor.",
         "Give clean images of every class, above all of those that report.json names, and scan again.",
     ),
     "KDA210": (
