@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from kdaudit.stretches import stretches
+
 
 class Aside:
     """One column, in a file without a name: nothing is left of it once nobody holds it, nor after a kill."""
@@ -29,7 +31,8 @@ class Aside:
 
     def append(self, part: NDArray[Any]) -> None:
         """Write further rows, [k]."""
-        self._file.write(np.ascontiguousarray(part, self._kind).data)
+        for span in stretches(len(part)):  # a column of one value may be no longer than that
+            self._file.write(np.ascontiguousarray(part[span], self._kind).data)
 
     def column(self) -> NDArray[Any]:
         """All rows, [m]."""

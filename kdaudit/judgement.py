@@ -109,21 +109,17 @@ def judge_rows(
     """Flags and verdict from the table's columns, after a second look at what the most suspicious images share."""
     give_back()
     rule, order = settings.rule, bench.fitted.class_order if bench.fitted else None
-    score, groups = _column(rows, SCORES[rule]), _column(rows, "teacher_top1")
-    columns = Columns(~np.isnan(score), groups, groups != _column(rows, "student_top1"), score)
-    del score
-    disputed = calibration.teacher_top1 != calibration.student_top1
-    clean = Clean(score_of(calibration, rule), calibration.teacher_top1, disputed)
+    columns, clean = _columns(rows, rule), _clean(calibration, rule)
     own, behaves, likeness = None, None, None
     if rule != "argmax" and sets.suspect is not None:
         run.mark("look for a trigger")
-        with clock.stage("look for a trigger", 2 * len(groups)) as advance:
+        with clock.stage("look for a trigger", 2 * len(columns.read)) as advance:
             first = suspicion(rows, columns, clean, calibration, rule, run.state)
-            columns = replace(columns, score=NOT_HELD, told=_told_labels(rows, groups, order))
+            columns = replace(columns, score=NOT_HELD, told=_told_labels(rows, columns.groups, order))
             give_back()
             suspects = Suspects(
-                sets.suspect, columns.read, first.keys, first.ranked.column, groups, _column(rows, "student_top1"),
-                columns.told, run.state,
+                sets.suspect, columns.read, first.keys, first.ranked.column, columns.groups,
+                _column(rows, "student_top1"), columns.told, run.state,
             )  # fmt: skip
             clean_images = CleanImages(pool.pixels, Keys.these(pool.ids), control.parts.held_out)
             likeness = look(suspects, clean_images, subjects, bench.decoder, advance)
@@ -163,6 +159,18 @@ def judge_rows(
 def _column(rows: RowStore, name: str) -> NDArray[Any]:
     """One column, read from the table: it is held only as long as it is used."""
     return rows.columns(name)[name]
+
+
+def _columns(rows: RowStore, rule: Rule) -> Columns:
+    """The suspect images' columns, without their labels."""
+    score, groups = _column(rows, SCORES[rule]), _column(rows, "teacher_top1")
+    return Columns(~np.isnan(score), groups, groups != _column(rows, "student_top1"), score)
+
+
+def _clean(calibration: Comparison, rule: Rule) -> Clean:
+    """The calibration images' columns."""
+    disputed = calibration.teacher_top1 != calibration.student_top1
+    return Clean(score_of(calibration, rule), calibration.teacher_top1, disputed)
 
 
 def _told_labels(rows: RowStore, groups: Answers, order: tuple[int, ...] | None) -> Delivered | None:
