@@ -152,6 +152,11 @@ def tail_p_values(scores: Column, groups: Answers, clean: Clean, transform: "Tra
     return p
 
 
+LEAST = float(np.finfo(np.float32).tiny)
+"""No tail says less: columns of millions are held in float32, and a p-value of 0 would be a claim that nobody can make.
+"""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Null:
     """The law of innocent scores: counted where it can be, a fitted tail where it cannot.
@@ -181,13 +186,13 @@ class Null:
         return cls(ordered, tail, (n - below + more) / (n + more))
 
     def beyond(self, scores: Scores) -> Column:
-        """Share of the law beyond each score, [m]; 1 where the score is NaN."""
+        """Share of the law beyond each score, [m], at least `LEAST`; 1 where the score is NaN."""
         p = np.empty(len(scores))
         for span in stretches(len(scores)):
             part, own = scores[span], _counted(scores[span], self.ordered)
             if self.tail is not None:
                 far = part > self.ordered[-1]
-                own[far] = self.share * self.tail.survival(part[far])
+                own[far] = np.maximum(LEAST, self.share * self.tail.survival(part[far]))
             p[span] = own
         return p
 

@@ -83,6 +83,12 @@ def test_beyond_reaches_past_the_null_with_a_tail():
     assert p[2] < 1e-5
 
 
+def test_what_lies_farthest_out_has_a_p_value_that_float32_holds():
+    null = np.random.default_rng(0).normal(0, 1, 100_000)
+    p = beyond(np.array([1e4, 1e8], np.float32), null.astype(np.float32))
+    assert (p.astype(np.float32) > 0).all()
+
+
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_ranks_are_the_shares_at_least_as_high(scores):
     p = rank_p_values(np.array(scores, float))
