@@ -9,9 +9,11 @@ content of its own, so that every digest and every id stands once. The teacher i
 images, the control is distilled from it, once (both in the laboratory).
 
 Memory is the sum of what the command and all processes below it hold (PSS: a page that several share counts once),
-looked at ten times a second; `peak_at` is the stage it was highest in. Speed is images by the clock and by seconds of
-computing of all processes, everything from start to report included, and `marginal`: the further images by the further
-seconds of computing since the smallest size, which no fixed cost touches. Rows go to results/scale.csv.
+looked at ten times a second; `peak_at` is the stage it was highest in. Run nothing else of the same environment beside
+it: pages of its libraries are divided with that too (a run was counted 65 MiB too low until the others ended).
+Speed is images by the clock and by seconds of computing of all processes, everything from start to report included, and
+`marginal`: the further images by the further seconds of computing since the smallest size, which no fixed cost touches.
+Rows go to results/scale.csv.
 """
 
 import argparse
