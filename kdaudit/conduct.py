@@ -132,7 +132,7 @@ class _Behaviour:
         for span in stretches(len(self.score)):
             p = self.null.beyond(self.score[span])
             unexplained[span] &= p > EXPLAINED
-            np.minimum(out.p_values[span], p, out=out.p_values[span], casting="same_kind")
+            np.minimum(out.p_values[span], p, out=out.p_values[span])
             np.maximum(out.score[span], self.score[span], out=out.score[span])
         np.minimum(out.clean_p_values, clean, out=out.clean_p_values)
         return out

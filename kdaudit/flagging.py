@@ -11,26 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdaudit.calibration import (
-    Answers,
-    Clean,
-    Column,
-    Null,
-    bounded,
-    conformal_p_values,
-    rank_p_values,
-    tail_p_values,
-    unbounded,
-)
+from kdaudit.calibration import Answers, Clean, Column
 from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, flags_beside_labels, targets_of
 from kdaudit.disputed import Remainder, delivered_as_targets
-from kdaudit.families import either, flags_of_a_family
+from kdaudit.families import flags_of_a_family
 from kdaudit.memory import give_back
-from kdaudit.multiplicity import ENTRANCE, CleanRanks, grouped_flags, known_groups
+from kdaudit.multiplicity import ENTRANCE, CleanRanks, grouped_flags
+from kdaudit.odds import Columns, Odds, OwnOdds, SecondLook, looked_again, own_odds
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule
-from kdaudit.stretches import stretches
 from kdaudit.tails import Scores
 from kdaudit.unseen import Worn, wearing
 
@@ -38,37 +28,10 @@ DOUBT = 0.05
 """Unflagged images with a p-value up to this are doubtful where their answer has flags: a handful of poison images
 that the error rate had to leave are enough to teach a network their trigger again."""
 
-STRANGE = 0.01
-"""p-value up to which an image with such an answer is strange enough to be told of."""
-
-OWN_SHARE = 0.2
-"""Of the error rate, where there are second looks, what an image's own score may spend: what only that sees lies far
-out, so a fifth is enough; the second looks decide about the many that do not."""
-
 BESIDE = ENTRANCE / 2
 """Of the error rate, what each of two questions about disputed labels may spend: further flags of a target class,
 measured against all that it has. It is the entrance's part, which bounds a probability: where no class is wrongly taken
 for a target nothing of it is spent."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Columns:
-    """What judging needs of the suspect images, as columns [m].
-
-    Attributes:
-        read: whether the image was compared.
-        groups: the teacher's answer; -1 where it was no number or the image was not read.
-        disagrees: whether the control's answer is another one.
-        score: of the rule in use, NaN where not read, +inf where the teacher's answer was no number; empty where it is
-            put aside.
-        told: the labels that they were delivered with; None where there are none to go by.
-    """
-
-    read: NDArray[np.bool_]
-    groups: Answers
-    disagrees: NDArray[np.bool_]
-    score: NDArray[np.float64]
-    told: Delivered | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,36 +66,13 @@ def score_of(comparison: Comparison, rule: Rule) -> NDArray[np.float64]:
     return comparison.gap if rule == "score" else comparison.divergence
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SecondLook:
-    """Further p-values of "innocent", from what the most suspicious images share.
-
-    Attributes:
-        p_values: of the suspect images, [m]; 1 where not read.
-        clean_p_values: of the calibration images among clean ones, [n].
-        reason: what an image is flagged for, a few words.
-        proven: whether what they share is a proven trigger.
-        targets: the target classes of proven triggers.
-        shared: what the doubted images of these classes share beyond them.
-        worn: how far each image is from wearing them.
-    """
-
-    p_values: Scores
-    clean_p_values: Column
-    reason: str
-    proven: bool = False
-    targets: tuple[int, ...] = ()
-    shared: tuple[Remainder, ...] = ()
-    worn: tuple[Worn, ...] = ()
-
-
 def flag(
     suspect: Columns,
     clean: Clean,
     rule: Rule,
     fdr: float,
     looks: Sequence[SecondLook] = (),
-    own: "OwnOdds | None" = None,
+    own: OwnOdds | None = None,
 ) -> Flags:
     """Decide which images are poison candidates.
 
@@ -156,7 +96,7 @@ def flag(
         return Flags(suspect.disagrees & suspect.read, none, never, np.broadcast_to(np.int8(-1), m), never, never)
     read, groups = suspect.read, taken(suspect.groups, suspect.read)
     own = own or own_odds(suspect, clean, rule)
-    odd = _looked_again(own, groups, clean, looks, read) if looks else _Odd.of(own)
+    odd = looked_again(own, groups, clean, looks, read) if looks else Odds.of(own)
     give_back()
     told, ranks = suspect.told.of(read) if suspect.told else None, CleanRanks(odd.usual, clean.groups)
     disputed = taken(suspect.disagrees, read)
@@ -175,63 +115,6 @@ def flag(
         spread(doubtful, read, False),
         spread(decided.by_label, read, False) if decided.by_label.any() else None,
     )
-
-
-class OwnOdds(NamedTuple):
-    """How odd the images that were read are by their own scores, [m] each, and clean ones, [n]."""
-
-    p_values: Column
-    further: NDArray[np.bool_]  # beyond what clean images resolve by counting
-    usual: Column
-
-
-def own_odds(suspect: Columns, clean: Clean, rule: Rule) -> OwnOdds:
-    """By the images' own scores; under `divergence` and `score`."""
-    score, groups = taken(suspect.score, suspect.read), taken(suspect.groups, suspect.read)
-    transform = bounded(float(np.log(2))) if rule == "divergence" else unbounded
-    tail, p = tail_p_values(score, groups, clean, transform), conformal_p_values(score, clean.scores)
-    further = (tail < p) & (tail < 1 / (len(clean.scores) + 1))
-    # In place: these columns are as long as the delivery.
-    np.minimum(1.0, np.multiply(np.minimum(p, tail, out=p), 2, out=p), out=p)
-    return OwnOdds(p, further, np.minimum(1.0, 2 * rank_p_values(clean.scores)))
-
-
-class _Odd(NamedTuple):
-    """How odd the images that were read are by all that was asked, [m] each, and clean ones, [n]."""
-
-    p_values: Column
-    further: NDArray[np.bool_]  # beyond what clean images resolve by counting
-    way: NDArray[np.int8]  # as in `Flags`
-    strange: NDArray[np.bool_]  # shares what is looked for, and clean images cannot speak for its answer
-    usual: Column
-
-    @classmethod
-    def of(cls, own: OwnOdds) -> "_Odd":
-        """By their own scores alone."""
-        m = len(own.p_values)
-        return cls(own.p_values, own.further, np.zeros(m, np.int8), np.zeros(m, bool), own.usual)
-
-
-def _looked_again(
-    own: OwnOdds, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
-) -> _Odd:
-    """By these and the second looks, each at its share of the error rate (weighted Bonferroni); writes into `own`."""
-    seen = [taken(look.p_values, read) for look in looks]
-    second, usual_second = combined(seen, [look.clean_p_values for look in looks])
-    strange = _only_known(second, groups, clean, looks, read)
-    resolved, p = second < 1 / (len(clean.scores) + 1), own.p_values
-    np.divide(second, 1 - OWN_SHARE, out=second)
-    np.divide(p, OWN_SHARE, out=p)
-    by_second, way = second < p, np.ones(len(p), np.int8)
-    np.minimum(1.0, np.minimum(p, second, out=p), out=p)
-    least = second  # of no more use, and as long as the delivery
-    least[:] = seen[0]
-    for number, column in enumerate(seen[1:], start=2):
-        way[column < least] = number
-        np.minimum(least, column, out=least)
-    way[~by_second] = 0
-    usual = either(own.usual, usual_second, OWN_SHARE)
-    return _Odd(p, np.where(by_second, resolved, own.further), way, strange, usual)
 
 
 class _Proven(NamedTuple):
@@ -300,44 +183,3 @@ def _carriers(carries: Scores, groups: Answers, proven: Answers, level: float) -
     for rows in (np.flatnonzero(moved), np.flatnonzero(~moved)):
         flags[rows] = flags_of_a_family(carries[rows], level)
     return flags
-
-
-def _only_known(
-    second: Scores, groups: Answers, clean: Clean, looks: Sequence[SecondLook], read: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange, [m].
-
-    Clean images of which the control knows none take part in what is usual, and yet do not say that nothing is wrong:
-    they may be images that look triggered by nature. Writes into `second`.
-    """
-    unknown = ~np.isin(groups, known_groups(clean.groups))
-    strange = ~np.isin(groups, known_groups(clean.agreed)) & (second <= STRANGE)
-    proven = [taken(look.p_values, read)[unknown] for look in looks if look.proven]
-    second[unknown] = functools.reduce(np.minimum, proven) if proven else 1.0
-    return strange
-
-
-def combined(p_values: Sequence[Scores], clean: Sequence[Column]) -> tuple[Scores, Column]:
-    """Several p-values of each image as one: Fisher's product (1925), held against what it is on clean images.
-
-    Fisher's law would want them to be independent; the clean images' own products want nothing.
-
-    Args:
-        p_values: of the suspect images, [m] each.
-        clean: of the same clean images in the same order, [n] each, none of them 0.
-
-    Returns:
-        p-values of the suspect images [m], and of the clean images among themselves [n].
-    """
-    if len(p_values) == 1:
-        return p_values[0].copy(), clean[0]
-    usual = _fisher(clean)
-    null, out = Null.of(usual), np.empty(len(p_values[0]), np.float32)
-    for span in stretches(len(out)):
-        out[span] = null.beyond(_fisher([column[span] for column in p_values]))
-    return out, rank_p_values(usual)
-
-
-def _fisher(p_values: Sequence[Scores]) -> Column:
-    """Minus the logarithm of the product of several p-values of each image, [m] each."""
-    return np.asarray(-np.log(np.maximum(np.asarray(p_values, np.float64), 1e-300)).sum(axis=0), np.float64)

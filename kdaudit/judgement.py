@@ -14,11 +14,12 @@ from kdaudit.compared import Comparison
 from kdaudit.comparison import Subjects
 from kdaudit.control import Control
 from kdaudit.delivered import Delivered, delivered
-from kdaudit.flagging import Columns, Flags, flag, score_of
+from kdaudit.flagging import Flags, flag, score_of
 from kdaudit.keys import Keys
 from kdaudit.labelling import Told, label_doubts
 from kdaudit.likeness import Likeness, look
 from kdaudit.memory import give_back
+from kdaudit.odds import Columns
 from kdaudit.pool import Pool
 from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.errors import UsageError
-from kdaudit.flagging import Columns, Flags
+from kdaudit.flagging import Flags
 from kdaudit.judgement import NOT_HELD, PATTERNS, SCORES, Judged
 from kdaudit.memory import give_back
+from kdaudit.odds import Columns
 from kdaudit.quarantine import COLUMNS, Manifests, write_manifests
 from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory

@@ -13,9 +13,10 @@ from kdaudit.admission import Finding
 from kdaudit.calibration import interval, smallest_visible_rate
 from kdaudit.compared import Comparison
 from kdaudit.delivered import LabelProof
-from kdaudit.flagging import Columns, Flags
+from kdaudit.flagging import Flags
 from kdaudit.labelling import LabelDoubts
 from kdaudit.multiplicity import PRICE
+from kdaudit.odds import Columns
 from kdaudit.searched import Found
 from kdaudit.settings import Rule
 from kdaudit.trace import Trace

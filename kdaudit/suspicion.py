@@ -16,10 +16,10 @@ from kdaudit.aside import Aside
 from kdaudit.calibration import Clean, Column
 from kdaudit.compared import Comparison
 from kdaudit.conduct import Behaved, Conduct, conduct
-from kdaudit.flagging import Columns, OwnOdds, SecondLook, own_odds
 from kdaudit.keys import Keys
 from kdaudit.likeness import Likeness
 from kdaudit.memory import give_back
+from kdaudit.odds import Columns, OwnOdds, SecondLook, own_odds
 from kdaudit.rows import RowStore
 from kdaudit.selection import spread, taken
 from kdaudit.settings import Rule

@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 
 from kdaudit.admission import Finding
 from kdaudit.compared import Comparison
-from kdaudit.flagging import Columns, Flags, score_of
+from kdaudit.flagging import Flags, score_of
 from kdaudit.labelling import LabelDoubts
 from kdaudit.multiplicity import PRICE
+from kdaudit.odds import Columns
 from kdaudit.searched import Found
 from kdaudit.settings import Settings
 from kdaudit.signs import Evidence, behaviour, evidence_of

@@ -17,8 +17,9 @@ from kdaudit.delivered import (
     targets_of,
 )
 from kdaudit.families import adaptive_flags, benjamini_hochberg, flags_apart, flags_of_a_group
-from kdaudit.flagging import Columns, SecondLook, _decide, _Proven, flag
+from kdaudit.flagging import _decide, _Proven, flag
 from kdaudit.multiplicity import CleanRanks
+from kdaudit.odds import Columns, SecondLook
 
 K = 10
 COMMON = CleanRanks(np.ones(300), np.zeros(300, np.int64))

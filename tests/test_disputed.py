@@ -8,7 +8,8 @@ from test_delivered import Delivery, K, told_of
 
 from kdaudit.calibration import Clean
 from kdaudit.disputed import Remainder, delivered_as_targets, innocents_at_most, remainder
-from kdaudit.flagging import Columns, SecondLook, flag
+from kdaudit.flagging import flag
+from kdaudit.odds import Columns, SecondLook
 
 
 def test_poison_that_moved_no_network_is_found_by_its_label():

@@ -10,10 +10,11 @@ import pytest
 from kdaudit.aside import Aside
 from kdaudit.calibration import Clean
 from kdaudit.conduct import Behaved, conduct
-from kdaudit.flagging import Columns, SecondLook, flag, own_odds
+from kdaudit.flagging import flag
 from kdaudit.keys import Keys
 from kdaudit.likeness import likeness_p_values
 from kdaudit.memory import frugal, give_back
+from kdaudit.odds import Columns, SecondLook, own_odds
 from kdaudit.selection import highest
 from kdaudit.stretches import stretches
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from test_delivered import K, told_of
 
 from kdaudit.calibration import Clean
-from kdaudit.flagging import Columns, SecondLook, flag
+from kdaudit.flagging import flag
+from kdaudit.odds import Columns, SecondLook
 from kdaudit.unseen import Worn, wearing
 
 M, SEEN, UNSEEN = 8000, 400, 60

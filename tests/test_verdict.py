@@ -11,10 +11,11 @@ from kdaudit.calibration import Clean, conformal_p_values, interval
 from kdaudit.compared import Comparison
 from kdaudit.delivered import Delivered, LabelProof
 from kdaudit.discriminant import Discriminant
-from kdaudit.flagging import Columns, Flags, SecondLook, combined, flag, score_of
+from kdaudit.flagging import Flags, flag, score_of
 from kdaudit.foreign import PoolProof
 from kdaudit.keys import FOLDS
 from kdaudit.labelling import LabelDoubts, Told, label_doubts
+from kdaudit.odds import Columns, SecondLook, combined
 from kdaudit.searched import Found
 from kdaudit.settings import Settings
 from kdaudit.signs import BEHAVIOUR
