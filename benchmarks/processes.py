@@ -34,13 +34,35 @@ def computed() -> float:
     return total
 
 
+def memory(pid: int) -> int:
+    """Bytes that a process and all below it hold, whatever else runs on the machine.
+
+    Their own pages and shared memory count once (PSS: who else maps them is below the same process). Pages of files,
+    nearly all of them libraries, count as the process has them that has the most: those of workers are among these.
+    """
+    total = files = 0
+    for one in below(pid):
+        try:
+            sums, status = (_kilobytes(Path(f"/proc/{one}/{name}")) for name in ("smaps_rollup", "status"))
+        except OSError:  # it has ended
+            continue
+        total += sums.get("Pss_Anon", 0) + sums.get("Pss_Shmem", 0)
+        files = max(files, status.get("RssFile", 0))
+    return total + files
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """The sizes that a file of /proc tells, bytes."""
+    lines = (line.split() for line in path.read_text().splitlines() if line.endswith(" kB"))
+    return {fields[0].removesuffix(":"): int(fields[1]) << 10 for fields in lines}
+
+
 def peak_memory(pid: int) -> int:
     """The largest resident size of a process so far, bytes; 0 when it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return _kilobytes(Path(f"/proc/{pid}/status")).get("VmHWM", 0)
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _stat(pid: int) -> list[str]:

@@ -8,9 +8,10 @@ made 14x14 so that a million take minutes; each row of the Parquet file has a na
 content of its own, so that every digest and every id stands once. The teacher is a small network trained on the same
 images, the control is distilled from it, once (both in the laboratory).
 
-Memory is the sum of what the command and all processes below it hold (PSS: a page that several share counts once),
-looked at ten times a second; `peak_at` is the stage it was highest in. Run nothing else of the same environment beside
-it: pages of its libraries are divided with that too (a run was counted 65 MiB too low until the others ended).
+Memory is what the command and all processes below it hold (`processes.memory`), looked at ten times a second; `peak_at`
+is the stage it was highest in. What else runs beside it makes no difference: pages of libraries count once, whole.
+(Rows of 2026-11-27 and before are sums of PSS, which divides these among all processes of the environment, also those
+of other runs: one was counted 65 MiB too low until the others ended.)
 Speed is images by the clock and by seconds of computing of all processes, everything from start to report included, and
 `marginal`: the further images by the further seconds of computing since the smallest size, which no fixed cost touches.
 Rows go to results/scale.csv.
@@ -115,18 +116,6 @@ def numbered(jpeg: bytes, number: int) -> bytes:
     return jpeg[:2] + b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big") + jpeg[2:]
 
 
-def memory(pid: int) -> int:
-    """Bytes that a process and all below it hold, shared pages divided among those that share them."""
-    total = 0
-    for one in processes.below(pid):
-        try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        except OSError:  # it has ended
-            continue
-        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-    return total
-
-
 def stage_of(run: Path) -> str:
     """What a run is doing."""
     try:
@@ -155,7 +144,7 @@ def watched(command: list[str], run: Path) -> Seen:
         if ended:
             break
         stage = stage_of(run)
-        peaks[stage] = max(peaks.get(stage, 0), memory(process.pid))
+        peaks[stage] = max(peaks.get(stage, 0), processes.memory(process.pid))
         time.sleep(INTERVAL)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
