@@ -90,7 +90,7 @@ class Evidence:
         excess: share of scanned images above the calibration scores' 90 % point, minus 10 %.
         triggers: patterns that were put onto clean images and proven.
         trace: what images share where no pattern was proven.
-        unjudged: suspicious images whose answer clean images do not get.
+        unjudged: suspicious images of an answer that clean images cannot speak for, by answer, most first.
         labels: what both networks say to the labels.
         unopened: archives and folders of the delivery that nobody looked into.
     """
@@ -107,7 +107,7 @@ class Evidence:
     excess: float
     triggers: tuple[Found, ...] = ()
     trace: Trace | None = None
-    unjudged: int = 0
+    unjudged: tuple[tuple[int, int], ...] = ()
     labels: LabelDoubts = field(default_factory=LabelDoubts)
     unopened: int = 0
 
@@ -156,31 +156,17 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
         found.append(Finding("KDA204", "high", f"the model answers {strange:,} images with values that are no numbers"))
     found += [_trigger_finding(one, names) for one in evidence.triggers]
     found += [_trace_finding(evidence.trace, names)] if evidence.trace else []
-    if interval(evidence.unjudged, evidence.scanned)[0] > SCATTER:
-        found.append(
-            Finding(
-                "KDA209",
-                "medium",
-                f"{evidence.unjudged:,} suspicious images have an answer that no clean image can speak for (none gets "
-                "it, or the control takes those for something else): a class that the control could not learn, or the "
-                "target of a backdoor; give more clean images of every class",
-            )
-        )
+    found += _unknown_finding(evidence, names)
     gathered = bool(evidence.triggers)  # flags that share a proven pattern are no scatter, whatever their answers
     for g in evidence.gatherings:
         if _gathers(g, evidence, rule):
             gathered = True
-            name = f" ({names[g.answer]})" if names and 0 <= g.answer < len(names) else ""
             more = f" ({g.delivered:,} more were delivered as it)" if g.delivered else ""
-            found.append(
-                Finding(
-                    "KDA201",
-                    "critical",
-                    f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {g.answer}{name} from the "
-                    f"model {_control_on(g, evidence)}{more}: the pattern of a backdoor with this target class",
-                    f"answer {g.answer}",
-                )
+            text = (
+                f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {_named(g.answer, names)} from "
+                f"the model {_control_on(g, evidence)}{more}: the pattern of a backdoor with this target class"
             )
+            found.append(Finding("KDA201", "critical", text, f"answer {g.answer}"))
     counted = evidence.flagged if rule == "argmax" else evidence.flagged - evidence.extrapolated
     low, _ = interval(counted, evidence.scanned)
     allowed = DRIFT + (evidence.disagreement_clean if rule == "argmax" else 0.0)
@@ -231,6 +217,26 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
     return found
 
 
+def _unknown_finding(evidence: Evidence, names: tuple[str, ...] | None) -> list[Finding]:
+    """Suspicious images of answers that clean images cannot speak for, if they are more than a few."""
+    total = sum(count for _, count in evidence.unjudged)
+    if interval(total, evidence.scanned)[0] <= SCATTER:
+        return []
+    which = [f"{_named(answer, names)}: {count:,}" for answer, count in evidence.unjudged[:3]]
+    more = [f"{len(evidence.unjudged) - 3:,} more answers"] if len(evidence.unjudged) > 3 else []
+    text = (
+        f"{total:,} suspicious images have an answer that no clean image can speak for, as none gets it or the control "
+        f"takes those for something else ({'; '.join(which + more)}): a class that the control could not learn, or the "
+        "target of a backdoor; give more clean images of every class, or a larger --budget"
+    )
+    return [Finding("KDA209", "medium", text)]
+
+
+def _named(answer: int, names: tuple[str, ...] | None) -> str:
+    """A class by its number, and by its name where it has one."""
+    return f"{answer} ({names[answer]})" if names and 0 <= answer < len(names) else str(answer)
+
+
 def _control_on(gathering: Gathering, evidence: Evidence) -> str:
     """What the control says to these flagged images."""
     taken_over = any(one.only_foreign and one.target == gathering.answer for one in evidence.triggers)
@@ -243,7 +249,7 @@ def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
         told = _label_sentence(one.by_label, f"share a {one.pattern.kind}", names)
         moved = f"which moves {proof.teacher:,} of {proof.images:,} clean images in the model"
         return Finding("KDA211", "critical", f"{told}: a trigger in the data, {moved}")
-    answer = "" if one.target is None else f"{one.target}" + (f" ({names[one.target]})" if names else "")
+    answer = "" if one.target is None else _named(one.target, names)
     if one.by_pool is not None and one.only_foreign:
         said = one.by_pool
         text = (
@@ -262,9 +268,8 @@ def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
 
 
 def _label_sentence(said: LabelProof, what: str, names: tuple[str, ...] | None) -> str:
-    name = f" ({names[said.label]})" if names else ""
     return (
-        f"{said.carriers:,} images {what} and show other classes than {said.label}{name}; "
+        f"{said.carriers:,} images {what} and show other classes than {_named(said.label, names)}; "
         f"{said.delivered:,} of them were delivered as that class"
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from kdaudit.admission import Finding
 from kdaudit.compared import Comparison
 from kdaudit.flagging import Flags, score_of
@@ -84,7 +86,8 @@ def judge(
     """
     clean_score = score_of(calibration, settings.rule)
     evidence = evidence_of(suspect, flags, calibration, clean_score, settings.fdr)
-    unjudged = int(flags.unjudged.sum())
+    answers, counts = np.unique(suspect.groups[flags.unjudged], return_counts=True)
+    unjudged = tuple((int(answers[i]), int(counts[i])) for i in np.argsort(-counts, kind="stable"))
     evidence = replace(evidence, triggers=triggers, trace=trace, unjudged=unjudged, labels=labels, unopened=unopened)
     findings = sorted(
         (*static, *behaviour(evidence, suspect, settings.rule, names)),
