@@ -1,6 +1,6 @@
 """Teachers and controls for measuring speed: real architectures, random weights, cached as ONNX in the laboratory.
 
-And decoding alone, for the same.
+And decoding alone, for the same; and a matrix product, which says what the machine can do at all.
 """
 
 from collections.abc import Sequence
@@ -8,8 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+import onnxruntime
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import lab
 from kdaudit.admission import admit
@@ -48,7 +52,10 @@ def resnet20(classes: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Networks:
-    """A teacher and a control, in torch (channels last, evaluation mode) and as ONNX, and how they are fed."""
+    """A teacher and a control, in torch (channels last, evaluation mode) and as ONNX, and how they are fed.
+
+    `operations`: of both for one image, multiplications and additions, counted by torch.
+    """
 
     teacher: nn.Module
     student: nn.Module
@@ -56,6 +63,7 @@ class Networks:
     student_onnx: bytes
     signature: Signature
     preprocess: Preprocess
+    operations: int
 
 
 class _Fed(nn.Module):
@@ -89,7 +97,7 @@ def networks(size: int, classes: int, some: Sequence[Record], device: str = "cpu
     teacher = resnet20(classes) if size == 32 else large(weights=None, num_classes=classes)
     spec = StudentSpec(choose_architecture(size, size, on_gpu=on_gpu), 3, size, size, classes, (0.5,) * 3, (0.25,) * 3)
     student = _Fed(build(spec, 0), preprocess)
-    written = []
+    written, counted = [], 0
     for name, net in (("teacher", teacher), ("student", student)):
         net.train()
         with (
@@ -98,13 +106,17 @@ def networks(size: int, classes: int, some: Sequence[Record], device: str = "cpu
             for part in x.split(32):
                 net(part)
         net.eval().requires_grad_(requires_grad=False)
+        with FlopCounterMode(display=False) as counter:
+            net(x[:1])
+        counted += counter.get_total_flops()
         path = lab.LAB / "throughput" / f"{name}-{size}-{classes}-{spec.architecture}{'-gpu' * on_gpu}.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(export_network(net, x[:2], "input", "logits").SerializeToString())
         written.append(admit(path))
         net.to(memory_format=torch.channels_last)
-    return Networks(teacher, student, written[0].model, written[1].model, written[0].signature, preprocess)
+    first, second = written
+    return Networks(teacher, student, first.model, second.model, first.signature, preprocess, counted)
 
 
 def decode_alone(decoder: Decoder, records: Sequence[Record], geometry: Geometry, batch: int, workers: int) -> int:
@@ -112,3 +124,28 @@ def decode_alone(decoder: Decoder, records: Sequence[Record], geometry: Geometry
     chunks = [[record.data for record in records[i : i + batch]] for i in range(0, len(records), batch)]
     with ThreadPoolExecutor(workers) as pool:
         return sum(pool.map(lambda chunk: len(decoder.decode(chunk, geometry).pixels), chunks))
+
+
+class Product:
+    """A product of two square matrices in onnxruntime, float32, one thread: the most that its kernels get of a core."""
+
+    SIDE = 1024
+
+    def __init__(self) -> None:
+        a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [self.SIDE] * 2) for name in "abc")
+        graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a, b], [c])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        matrix = np.random.default_rng(0).random((self.SIDE, self.SIDE), np.float32)
+        self._matrices = {"a": matrix, "b": matrix.T.copy()}
+
+    def worth(self, operations: float, workers: int) -> None:
+        """Multiply until so many multiplications and additions are done, in so many threads."""
+        times = max(1, round(operations / (2 * self.SIDE**3)))
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(lambda _: self._session.run(None, self._matrices), range(times)):
+                pass

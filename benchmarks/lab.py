@@ -241,13 +241,19 @@ def split(n: int, parts: Sequence[int], seed: int) -> list[NDArray[np.int64]]:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Add rows to a CSV table; its head is written where there is no table yet."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
+    """Add rows to a CSV table; a column that it has not is added, and empty in its earlier rows."""
+    earlier: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            earlier = list(csv.DictReader(file))
+    columns = list(dict.fromkeys([*(earlier[0] if earlier else ()), *rows[0]]))
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(earlier)
         writer.writerows(rows)
+    partial.replace(path)
 
 
 def kdaudit(*words: str | Path, allowed: tuple[int, ...] = (0,)) -> None:

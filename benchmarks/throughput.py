@@ -12,9 +12,10 @@ What the rows are. `plain` is `benchmarks/plain.py`: the cheap pass (each image 
 (`--rule score`), with two sessions; `one graph` is the same with both networks as one graph. `detector` is the default
 rule on a model that shows no features: six further pictures of every image (with features, four of those images on
 which the networks part). `decode` and `inference` are the two parts alone, from bytes in memory and on a ready tensor;
-`limit` is what they allow together, 1 / (1 / decode + 1 / inference). The teacher is a ResNet-20 (32 px) or ResNet-18
-(224 px) of random weights, the control what kdaudit would distil, of random weights too: neither changes how long an
-answer takes.
+`limit` is what they allow together, 1 / (1 / decode + 1 / inference). `product` is what the machine can do at all: as
+many multiplications and additions as both networks take for the images, as products of large matrices. The teacher is a
+ResNet-20 (32 px) or ResNet-18 (224 px) of random weights, the control what kdaudit would distil, of random weights too:
+neither changes how long an answer takes.
 """
 
 import argparse
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import lab, on_gpu, processes
-from benchmarks.bare import Networks, decode_alone, networks
+from benchmarks.bare import Networks, Product, decode_alone, networks
 from benchmarks.plain import Encoded, plain_loop
 from kdaudit.comparison import Subjects, compare, usual_batch
 from kdaudit.decoder import open_decoder
@@ -69,6 +70,7 @@ class Bench:
     own: Session
     batch: int
     workers: int
+    matrices: Product
 
     def rows(self) -> dict[str, Callable[[], int]]:
         """What is measured, by the name of its row; each gives the number of images it went over."""
@@ -79,6 +81,7 @@ class Bench:
             "decode": self.decode,
             "inference": self.inference,
             "detector": self.detector,
+            "product": self.product,
         }
 
     def scan(self) -> int:
@@ -117,6 +120,11 @@ class Bench:
         with ThreadPoolExecutor(self.workers) as pool:
             return sum(pool.map(ask, [self.batch] * full + [rest] * (rest > 0)))
 
+    def product(self) -> int:
+        """As much arithmetic as both networks take, and nothing else."""
+        self.matrices.worth(self.nets.operations * len(self.records), self.workers)
+        return len(self.records)
+
     def plain(self, threads: int) -> int:
         """The plain loop with so many torch threads in the main process."""
         images = Encoded([r.data for r in self.records], self.nets.preprocess)
@@ -138,7 +146,7 @@ def set_up(size: int, images: int, batch: int, workers: int) -> Bench:
     fused = replace(cheap, graph=open_one_graph(confined, student, nets.preprocess, pixels))
     full = Subjects(confined, student, nets.preprocess, partners, InterventionPlan(Settings().interventions))
     own = open_session(nets.teacher_onnx, nets.signature, provider="cpu")
-    return Bench(nets, source, records, cheap, fused, full, own, batch, workers)
+    return Bench(nets, source, records, cheap, fused, full, own, batch, workers, Product())
 
 
 def measure(
@@ -176,7 +184,7 @@ def rows(found: dict[str, list[tuple[float, float]]]) -> Iterator[dict[str, obje
         for unit, values in (("images_per_s", clock), ("images_per_cpu_s", work)):
             row |= {unit: f"{np.median(values):.1f}", f"{unit}_low": f"{values.min():.1f}"}
             row[f"{unit}_high"] = f"{values.max():.1f}"
-        for other in ("plain", "limit"):
+        for other in ("plain", "limit", "product"):
             against = np.array(found.get(other, [(np.nan, np.nan)])).T  # "nan" where it was not measured
             row[f"times_{other}_clock"] = f"{np.median(clock / against[0]):.3f}"
             row[f"times_{other}_cpu"] = f"{np.median(work / against[1]):.3f}"
