@@ -16,17 +16,18 @@ from kdaudit.source import open_source
 
 SIDE, QUALITY, TESTED = 128, 90, 0.2
 KINDS = {
+    "instruments": "accordion electric_guitar euphonium gramophone grand_piano mandolin metronome saxophone",
+    "plants": "bonsai joshua_tree lotus strawberry sunflower water_lilly",
+    "vehicles": "Motorbikes airplanes car_side ferry helicopter inline_skate ketch schooner wheelchair",
     "animals": "Leopards ant bass beaver brontosaurus butterfly cougar_body cougar_face crab crayfish crocodile "
     "crocodile_head dalmatian dolphin dragonfly elephant emu flamingo flamingo_head gerenuk hawksbill hedgehog ibis "
     "kangaroo llama lobster mayfly nautilus octopus okapi panda pigeon platypus rhino rooster scorpion sea_horse "
     "starfish stegosaurus tick trilobite wild_cat",
-    "plants": "bonsai joshua_tree lotus strawberry sunflower water_lilly",
-    "vehicles": "Motorbikes airplanes car_side ferry helicopter inline_skate ketch schooner wheelchair",
-    "instruments": "accordion electric_guitar euphonium gramophone grand_piano mandolin metronome saxophone",
     "things": "anchor barrel binocular camera cannon ceiling_fan cellphone chair chandelier cup ewer headphone lamp "
     "laptop menorah revolver scissors soccer_ball stapler stop_sign umbrella watch windsor_chair wrench",
 }
-"""The rest (faces, buildings, drawings, what is two kinds at once) is left out."""
+"""The attackers' target comes first, a small kind: with animals, nearly half of all photographs, no attack took.
+The rest (faces, buildings, drawings, what is two kinds at once) is left out."""
 
 
 def make() -> None:
