@@ -125,12 +125,15 @@ def make_control(
             pool.pixels[parts.distillation],
             validation,
             plan,
+            cost=bench.teacher.cost(*pool.pixels.shape[1:3]),
             threads=training_threads(bench),
             checkpoint=run.state / "distillation.pt" if run else None,
             identity=identity,
             on_epoch=on_epoch,
         )
     clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
+    if distilled.shown > 1:
+        clock.say(f"each view of the clean images was shown to the control {distilled.shown} times: the model is slow")
     if distilled.guarded is not None:
         clock.say(
             f"the control has learned the answer {distilled.guarded}, which the model gives to blends of clean images, "

@@ -32,8 +32,15 @@ FLIP_AGREEMENT = 0.9
 photographs' controls would be two points more faithful, and find no more (docs/design/distillation.md)."""
 
 SHOWN = 4
-"""How often a control of photographs is shown a view where its time is limited: to ask the teacher can cost ten times
-what it costs the control to learn from the answer. Without a limit every view is new, which is a little better."""
+"""How often a control is shown a view where the teacher is dear, or where the control of photographs has a limited
+time. Else every view is new, which is a little better."""
+
+DEAR = 4
+"""A teacher whose answer takes so many times the arithmetic that learning from it takes the control is dear: asked once
+for four showings, distilling takes two fifths of the time, or less (docs/design/distillation.md)."""
+
+LEARNING = 3
+"""What learning from a view takes, in answers: forward, and backward to the activations and to the weights."""
 
 KEPT_BYTES = 256 << 20
 """Answers that are kept until their views are shown again; beyond these the teacher is asked once more."""
@@ -75,6 +82,7 @@ class Distilled:
         validated: number of validation images; agreed / validated is the fidelity.
         guarded: the class that the teacher gives blends of others to, learned from unmixed images alone; None where
             no class has to be (`kdaudit.mixtures.attractor`).
+        shown: how often each view was shown for one answer of the teacher.
     """
 
     network: "nn.Module"
@@ -85,6 +93,7 @@ class Distilled:
     agreed: int
     validated: int
     guarded: int | None = None
+    shown: int = 1
 
     @property
     def fidelity(self) -> float:
@@ -100,6 +109,7 @@ def distil(
     plan: DistillationPlan,
     *,
     spec: "StudentSpec | None" = None,
+    cost: int = 0,
     threads: int = 1,
     checkpoint: Path | None = None,
     identity: str = "",
@@ -114,6 +124,7 @@ def distil(
         validation: held-out clean images for the fidelity, uint8 [v, H, W, C]; never trained on.
         plan: schedule, temperature, seed.
         spec: the control's architecture; None: sized from the images.
+        cost: multiplications that the teacher takes for an image, as far as is known.
         threads: of torch, on a CPU; the teacher answers in one more.
         checkpoint: file to resume from and to write after each epoch; which class is guarded, and with a budget the
             number of steps that it was measured to allow, lie beside it, so that a run that goes on has the same
@@ -137,7 +148,8 @@ def distil(
     note = checkpoint.with_suffix(".attractor.json") if checkpoint else None
     terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS), str(FEW))
     guarded = _noted(note, terms, "attractor", lambda: attractor(session, preprocess, images, plan.seed))
-    shown = SHOWN if plan.budget_s is not None and is_photograph(*images.shape[1:3]) else 1
+    limited = plan.budget_s is not None and is_photograph(*images.shape[1:3])
+    shown = SHOWN if limited or _is_dear(cost, spec, plan.device) else 1
     draw = _drawer(session, preprocess, images, views, plan, guarded, keep=shown > 1)
     shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}|{shown}"
     steps = plan.steps
@@ -160,7 +172,14 @@ def distil(
         on_epoch=lambda done, loss: on_epoch(done, steps, loss),
     )
     agreed = int((top1_of(network, validation) == top1_by(session, preprocess, validation)).sum())
-    return Distilled(network, spec, curve, steps, views, agreed, len(validation), guarded)
+    return Distilled(network, spec, curve, steps, views, agreed, len(validation), guarded, shown)
+
+
+def _is_dear(cost: int, spec: "StudentSpec", device: str) -> bool:
+    """Whether the teacher's answers are most of the work; not asked of a GPU, which takes a minute for all of it."""
+    from kdaudit.student import multiplications
+
+    return device == "cpu" and cost >= DEAR * LEARNING * multiplications(spec)
 
 
 def kd_loss(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":

@@ -18,6 +18,7 @@ from kdaudit.calibration import (
     Null,
     bounded,
     conformal_p_values,
+    interval,
     rank_p_values,
     tail_p_values,
     unbounded,
@@ -34,6 +35,11 @@ from kdaudit.unseen import Worn
 
 STRANGE = 0.01
 """p-value up to which an image with such an answer is strange enough to be told of."""
+
+ODD_ANSWER = 0.25
+"""Share of the images with an answer, of which the control knows no clean one, from which on the strange among them are
+told of. Those that clean images may expect, one in a hundred of all, are where the control is worst: of ten kinds of
+digits one that a hasty control never learned held up to a fifth of strange ones; a target that looked usual, half."""
 
 OWN_SHARE = 0.2
 """Of the error rate, where there are second looks, what an image's own score may spend: what only that sees lies far
@@ -145,11 +151,16 @@ def _only_known(
 ) -> NDArray[np.bool_]:
     """Second looks where clean images can speak for the answer or a trigger is proven; and who is left strange, [m].
 
-    Clean images of which the control knows none take part in what is usual, and yet do not say that nothing is wrong:
-    they may be images that look triggered by nature. Writes into `second`.
+    Clean images of which the control knows none take part in what is usual, and yet do not say that nothing is wrong
+    where most images with their answer are strange: they may be images that look triggered by nature. Writes into
+    `second`.
     """
-    unknown = ~np.isin(groups, known_groups(clean.groups))
-    strange = ~np.isin(groups, known_groups(clean.agreed)) & (second <= STRANGE)
+    unknown, odd = ~np.isin(groups, known_groups(clean.groups)), second <= STRANGE
+    strange = unknown & odd
+    for answer in np.setdiff1d(known_groups(clean.groups), known_groups(clean.agreed)):
+        mine = groups == answer
+        if interval(int((odd & mine).sum()), int(mine.sum()), 0.99)[0] > ODD_ANSWER:
+            strange |= odd & mine
     proven = [taken(look.p_values, read)[unknown] for look in looks if look.proven]
     second[unknown] = functools.reduce(np.minimum, proven) if proven else 1.0
     return strange

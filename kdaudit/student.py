@@ -125,6 +125,23 @@ def build(spec: StudentSpec, seed: int) -> Standardised:
         return Standardised(_body(spec), spec.mean, spec.std)
 
 
+def multiplications(spec: StudentSpec) -> int:
+    """How many a control takes for one image, in its convolutions and linear layers."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        assert isinstance(layer.weight, Tensor)
+        counts.append(output[0].numel() * layer.weight[0].numel())
+
+    network = build(spec, 0).eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, spec.channels, spec.height, spec.width))
+    return sum(counts)
+
+
 def _body(spec: StudentSpec) -> nn.Module:
     if spec.architecture == "residual":
         side = max(spec.height, spec.width)

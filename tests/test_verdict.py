@@ -481,6 +481,9 @@ def test_an_answer_of_which_the_control_knows_no_clean_image_is_told_and_judged_
     assert unknown.unjudged.sum() > 0.9 * mine.sum()
     for name in ("flag", "p_values", "way", "doubtful"):
         np.testing.assert_array_equal(getattr(unknown, name), getattr(known, name))
+    behaves[mine] = np.where(rng.random(mine.sum()) < 0.2, 0.008, 0.5)  # the class that the control knows least
+    look = (SecondLook(behaves, usual, "behaves"),)
+    assert not flag(columns, replace(clean, disputed=clean.groups == 0), "divergence", 0.05, look).unjudged.any()
 
 
 def test_an_answer_that_clean_images_do_not_get_is_told_and_not_judged():

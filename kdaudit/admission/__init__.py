@@ -16,6 +16,9 @@ from kdaudit.signature import Signature
 
 __all__ = ["FINDINGS", "REFUSALS", "RULES", "Finding", "Severity", "Teacher", "admit"]
 
+OPEN_SIDE = 224
+"""Side in pixels of the images that multiplications are counted for where a graph takes any."""
+
 NOTE = "kdaudit."
 """How the metadata keys of kdaudit's own controls begin."""
 
@@ -38,6 +41,7 @@ class Teacher:
         producer: name and version of the program that wrote the file; may be empty.
         nodes: number of nodes, subgraphs and functions included.
         parameters: number of elements of all constant tensors.
+        multiplications: for one image, as far as the graph shows them; of `OPEN_SIDE` pixels a side where it takes any.
         findings: what the graph alone shows.
         external: locations of the external data files that were read into `model`.
         notes: (key, value) pairs of metadata that kdaudit writes into its own controls; claims of the sender.
@@ -52,10 +56,16 @@ class Teacher:
     producer: str
     nodes: int
     parameters: int
+    multiplications: int
     findings: tuple[Finding, ...]
     external: tuple[str, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     confinement: str = "none"
+
+    def cost(self, height: int, width: int) -> int:
+        """Multiplications for one image of a size, as far as the graph shows them."""
+        open_sizes = self.signature.side is None
+        return self.multiplications * height * width // OPEN_SIDE**2 if open_sizes else self.multiplications
 
 
 def admit(path: Path) -> Teacher:
@@ -85,6 +95,7 @@ def admit_bytes(data: bytes, path: Path, opener: Opener) -> Teacher:
     Raises:
         ModelRefused: as `admit`.
     """
+    from kdaudit.admission.arithmetic import multiplications
     from kdaudit.admission.canonical import canonical, serialise
     from kdaudit.admission.checking import check
     from kdaudit.admission.external import load_external, tensors
@@ -99,6 +110,7 @@ def admit_bytes(data: bytes, path: Path, opener: Opener) -> Teacher:
         count = check(model)
         interface = find_interface(model)
         findings = find(model, interface.signature)
+        work = multiplications(model, interface.signature, OPEN_SIDE)
     except ModelRefused as refused:
         text = str(refused).removesuffix(f" [{refused.rule}]")
         raise ModelRefused(refused.rule, f"{path.name}: {text}") from None
@@ -112,6 +124,7 @@ def admit_bytes(data: bytes, path: Path, opener: Opener) -> Teacher:
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         nodes=count,
         parameters=sum(elements(tensor) for tensor in tensors(model.graph)),
+        multiplications=work,
         findings=findings,
         external=external,
         notes=_notes(model.metadata_props),

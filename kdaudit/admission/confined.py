@@ -50,6 +50,7 @@ class Facts:
     producer: str
     nodes: int
     parameters: int
+    multiplications: int
     findings: tuple[Finding, ...]
     external: tuple[str, ...]
     notes: tuple[tuple[str, str], ...]
@@ -155,6 +156,7 @@ class Admitter:
             producer=facts.producer,
             nodes=facts.nodes,
             parameters=facts.parameters,
+            multiplications=facts.multiplications,
             findings=facts.findings,
             external=facts.external,
             notes=facts.notes,
