@@ -47,8 +47,8 @@ class Flags:
             that a trigger would have covered; -1 nothing.
         unjudged: shares what the most suspicious images share, and has an answer that clean images do not get, or none
             that the control knows.
-        doubtful: not flagged, yet unusual for an answer that has flags, or delivered as a target class for which
-            neither network takes it; kept, but not tuned on.
+        doubtful: not flagged, yet unusual for an answer that has flags, or delivered as a class for which neither
+            network takes it, which is a target or is doubted in bulk; kept, but not tuned on.
         by_label: flagged because of the label it was delivered with, whatever its answer; None: none is.
     """
 

@@ -130,6 +130,9 @@ def judge_rows(
     with clock.stage("judge"):
         flags, reasons = _flags(columns, clean, settings, own, behaves, likeness)
         give_back()
+        labels = label_doubts(lambda: map(_told, _unflagged(rows, columns, flags)), order)
+        if labels.bulk is not None:
+            flags = replace(flags, doubtful=_doubtful(rows, flags, labels.bulk.label, order))
         columns = replace(columns, score=_column(rows, SCORES[rule]))
         verdict = judge(
             columns,
@@ -141,7 +144,7 @@ def judge_rows(
             bench.signature.class_names,
             likeness.found if likeness else (),
             likeness.trace if likeness else None,
-            label_doubts(map(_told, _unflagged(rows, columns, flags)), order),
+            labels,
             sets.suspect_survey.unopened,
             sets.suspect_survey.aside,
         )
@@ -203,6 +206,17 @@ def _unflagged(rows: RowStore, columns: Columns, flags: Flags) -> Iterator[dict[
         plain = columns.read[span] & ~flags.flag[span]
         yield {name: column[plain] for name, column in part.items()}
         first = span.stop
+
+
+def _doubtful(rows: RowStore, flags: Flags, label: int, order: tuple[int, ...] | None) -> NDArray[np.bool_]:
+    """With the images of a label that was set in bulk for which neither network takes them, [m]."""
+    doubtful, first = flags.doubtful.copy(), 0
+    for part in rows.numbers("label", "teacher_top1", "student_top1", "teacher_confidence", "student_confidence"):
+        span = slice(first, first + len(part["label"]))
+        outputs, doubts = _told(part).doubts(order)
+        doubtful[span] |= doubts & (outputs == label) & ~flags.flag[span]
+        first = span.stop
+    return doubtful
 
 
 def _told(part: dict[str, NDArray[Any]]) -> Told:

@@ -59,3 +59,8 @@ class Signature:
     def side(self) -> int | None:
         """The longer side of what it takes, pixels; None where the graph leaves one open."""
         return None if self.height is None or self.width is None else max(self.height, self.width)
+
+
+def named(answer: int, names: tuple[str, ...] | None) -> str:
+    """A class by its number, and by its name where it has one."""
+    return f"{answer} ({names[answer]})" if names and 0 <= answer < len(names) else str(answer)

@@ -14,11 +14,12 @@ from kdaudit.calibration import interval, smallest_visible_rate
 from kdaudit.compared import Comparison
 from kdaudit.delivered import LabelProof
 from kdaudit.flagging import Flags
-from kdaudit.labelling import LabelDoubts
+from kdaudit.labelling import LabelDoubts, label_findings
 from kdaudit.multiplicity import PRICE
 from kdaudit.odds import Columns
 from kdaudit.searched import Found
 from kdaudit.settings import Rule
+from kdaudit.signature import named
 from kdaudit.trace import Trace
 
 BEHAVIOUR: dict[str, str] = {
@@ -34,6 +35,7 @@ BEHAVIOUR: dict[str, str] = {
     "KDA210": "labels that neither network believes",
     "KDA211": "images that share a pattern or a trace have one label, whatever they show",
     "KDA212": "images of one class share a pattern that the model obeys and no clean image has",
+    "KDA213": "labels that neither network believes gather at one class",
 }
 """Rule ids of behavioural findings and short titles."""
 
@@ -45,9 +47,6 @@ DRIFT = 0.005
 
 SCATTER = 0.001
 """Share of scattered flags beyond what can be counted that a clean delivery may have; MNIST's had none of 50,000."""
-
-MISLABELLED = 0.01
-"""Share of doubted labels that goes without a note; CIFAR-10's own shows 0.7 %, with 10 % wrong labels added 2.1 %."""
 
 EXCESS = 0.03
 """Share of images beyond the expected tenth in the upper tenth of the clean scores that goes without a finding."""
@@ -163,7 +162,7 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
             gathered = True
             more = f" ({g.delivered:,} more were delivered as it)" if g.delivered else ""
             text = (
-                f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {_named(g.answer, names)} from "
+                f"{g.flagged:,} of {evidence.flagged:,} flagged images get the answer {named(g.answer, names)} from "
                 f"the model {_control_on(g, evidence)}{more}: the pattern of a backdoor with this target class"
             )
             found.append(Finding("KDA201", "critical", text, f"answer {g.answer}"))
@@ -205,15 +204,7 @@ def behaviour(evidence: Evidence, suspect: Columns, rule: Rule, names: tuple[str
                 f"{evidence.excess:.1%} more of the images than of clean ones lie in the upper tenth of the scores",
             )
         )
-    if interval(evidence.labels.doubted, evidence.labels.labelled)[0] > MISLABELLED:
-        found.append(
-            Finding(
-                "KDA210",
-                "low",
-                f"{evidence.labels.doubted:,} of {evidence.labels.labelled:,} labelled images get one and the same "
-                "other answer from model and control, both at 80 % or more: wrong labels, or classes that look alike",
-            )
-        )
+    found += label_findings(evidence.labels, names)
     return found
 
 
@@ -222,7 +213,7 @@ def _unknown_finding(evidence: Evidence, names: tuple[str, ...] | None) -> list[
     total = sum(count for _, count in evidence.unjudged)
     if interval(total, evidence.scanned)[0] <= SCATTER:
         return []
-    which = [f"{_named(answer, names)}: {count:,}" for answer, count in evidence.unjudged[:3]]
+    which = [f"{named(answer, names)}: {count:,}" for answer, count in evidence.unjudged[:3]]
     more = [f"{len(evidence.unjudged) - 3:,} more answers"] if len(evidence.unjudged) > 3 else []
     text = (
         f"{total:,} suspicious images have an answer that no clean image can speak for, as none gets it or the control "
@@ -230,11 +221,6 @@ def _unknown_finding(evidence: Evidence, names: tuple[str, ...] | None) -> list[
         "target of a backdoor; give more clean images of every class, or a larger --budget"
     )
     return [Finding("KDA209", "medium", text)]
-
-
-def _named(answer: int, names: tuple[str, ...] | None) -> str:
-    """A class by its number, and by its name where it has one."""
-    return f"{answer} ({names[answer]})" if names and 0 <= answer < len(names) else str(answer)
 
 
 def _control_on(gathering: Gathering, evidence: Evidence) -> str:
@@ -249,7 +235,7 @@ def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
         told = _label_sentence(one.by_label, f"share a {one.pattern.kind}", names)
         moved = f"which moves {proof.teacher:,} of {proof.images:,} clean images in the model"
         return Finding("KDA211", "critical", f"{told}: a trigger in the data, {moved}")
-    answer = "" if one.target is None else _named(one.target, names)
+    answer = "" if one.target is None else named(one.target, names)
     if one.by_pool is not None and one.only_foreign:
         said = one.by_pool
         text = (
@@ -269,7 +255,7 @@ def _trigger_finding(one: Found, names: tuple[str, ...] | None) -> Finding:
 
 def _label_sentence(said: LabelProof, what: str, names: tuple[str, ...] | None) -> str:
     return (
-        f"{said.carriers:,} images {what} and show other classes than {_named(said.label, names)}; "
+        f"{said.carriers:,} images {what} and show other classes than {named(said.label, names)}; "
         f"{said.delivered:,} of them were delivered as that class"
     )
 

@@ -121,6 +121,10 @@ def _conclude(
     return "PASSED", ("no images stand out in a way that a backdoor explains",)
 
 
+OPEN = ("KDA206", "KDA209", "KDA208", "KDA213")
+"""Findings that fail no scan, and let none pass, in the order in which they are told."""
+
+
 class Resolved(NamedTuple):
     """What a scan looked at, and how finely.
 
@@ -187,4 +191,4 @@ def left_open(seen: Resolved, findings: Iterable[tuple[str, str]], settings: Set
         doubts.append(Doubt("sensitivity", coarse))
     parts = "model and control part more on these images than on clean ones, and no images stand out as the cause"
     doubts += [Doubt("KDA205", parts)] if any(rule == "KDA205" for rule, _ in found) else []
-    return doubts + [Doubt(*one) for wanted in ("KDA206", "KDA209", "KDA208") for one in found if one[0] == wanted]
+    return doubts + [Doubt(*one) for wanted in OPEN for one in found if one[0] == wanted]

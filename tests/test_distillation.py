@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from kdaudit import distillation as room
-from kdaudit.distillation import DistillationPlan, _noted, default_steps, distil, top1_of
+from kdaudit.distillation import DistillationPlan, _noted, default_steps, distil, size_student, top1_of
 from kdaudit.divergence import log_softmax
 from kdaudit.mixtures import BLENDS, attractor, guarded_targets, share_of
 from kdaudit.preprocess import Preprocess
+from kdaudit.student import multiplications
 from kdaudit.views import ViewRecipe, draw_views
 
 GREY = Preprocess.parse("8x8x3-stretch-RGB-NCHW-unit")
@@ -161,6 +162,19 @@ def test_views_of_icons_and_without_a_budget_are_always_new(side, budget):
     distil(teacher, recipe, images, images[:4], plan)
     views = [seen.tobytes() for seen in teacher.seen if len(seen) == plan.batch]
     assert len(set(views)) >= 6
+
+
+@pytest.mark.parametrize(("times", "device", "asked"), [(13, "cpu", 2), (11, "cpu", 6), (13, "cuda", 6)])
+def test_a_teacher_that_costs_far_more_than_its_control_is_asked_once_for_four_showings(
+    monkeypatch, times, device, asked
+):
+    """Twelve times what the control takes for an answer: four times what it takes to learn from one."""
+    monkeypatch.setattr("kdaudit.training.train", lambda _net, draw, *_, **__: [draw(step) for step in range(6)])
+    teacher, plan = Brightness(None), DistillationPlan(steps=6, batch=24, device=device)
+    spec = size_student(FLAT, 5, "cpu")
+    made = distil(teacher, GREY, FLAT, FLAT[:4], plan, spec=spec, cost=times * multiplications(spec))
+    assert made.shown == (4 if asked == 2 else 1)
+    assert len({seen.tobytes() for seen in teacher.seen if len(seen) == plan.batch}) == asked
 
 
 def test_a_budget_counts_views_that_are_shown_again_as_cheap(monkeypatch):

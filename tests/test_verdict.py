@@ -14,7 +14,7 @@ from kdaudit.discriminant import Discriminant
 from kdaudit.flagging import Flags, flag, score_of
 from kdaudit.foreign import PoolProof
 from kdaudit.keys import FOLDS
-from kdaudit.labelling import LabelDoubts, Told, label_doubts
+from kdaudit.labelling import Bulk, LabelDoubts
 from kdaudit.odds import Columns, SecondLook, combined
 from kdaudit.searched import Found
 from kdaudit.settings import Settings
@@ -62,6 +62,7 @@ class Case:
     trace: Trace | None = None
     unjudged: int = 0
     doubted: int = 0
+    bulk: Bulk | None = None
     triggers: tuple[Found, ...] = ()
     classes: int = K
 
@@ -91,7 +92,7 @@ class Case:
         return judge(
             Columns(read, groups, disagrees, score), result, calibration_of(np.linspace(0, 0.5, self.calibration)),
             self.static, faith, settings, NAMES, self.triggers, self.trace,
-            LabelDoubts(self.doubted, 10_000),
+            LabelDoubts(self.doubted, 10_000, self.bulk),
         )  # fmt: skip
 
 
@@ -167,6 +168,10 @@ TABLE = {
     ),
     "few-of-an-unknown-answer": (Case(unjudged=8), "PASSED", set(), STANDARD),
     "labels-that-nobody-believes": (Case(doubted=150), "PASSED", {"KDA210"}, STANDARD),
+    "labels-set-in-bulk": (
+        Case(bulk=Bulk(3, 150, 1000, 0.002, 0.1, 0.8)), "INCONCLUSIVE", {"KDA213"},
+        "150 of 1,000 images delivered as 3 (ship) show the other classes",
+    ),
     "labels-as-good-as-any": (Case(doubted=100), "PASSED", set(), STANDARD),
     "few-scattered": (Case(scattered=30), "PASSED", {"KDA203"}, STANDARD),
     "many-scattered": (Case(scattered=200), "FAILED", {"KDA202"}, "200 of 10,000 images are poison candidates"),
@@ -502,21 +507,6 @@ def test_an_answer_that_clean_images_do_not_get_is_told_and_not_judged():
     assert not found.unjudged[60:].any()
     proven = flag(some, clean, "divergence", 0.05, (SecondLook(behaves, quiet, "carries", proven=True),))
     assert proven.flag[:60].all()
-
-
-def test_labels_are_doubted_only_where_both_networks_are_sure_of_one_other_answer():
-    labels = np.array([0, 1, 2, 0, 1, 2, -1, 0])
-    teacher = np.array([0, 1, 2, 1, 1, 0, 1, 2])
-    student = np.array([0, 1, 2, 1, 1, 1, 1, 2])
-    sure = np.array([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.7])
-    parts = [Told(labels[s], teacher[s], student[s], sure[s]) for s in (slice(3), slice(3, None))]
-    assert label_doubts(parts, None) == LabelDoubts(1, 7)
-    order = (2, 0, 1)  # output of each label
-    moved = [Told(p.labels, np.array(order)[p.teacher], np.array(order)[p.student], p.confidence) for p in parts]
-    assert label_doubts(moved, order) == LabelDoubts(1, 7)
-    assert label_doubts(parts, order) == LabelDoubts()  # labels of another list of classes
-    unlabelled = Told(np.full(3, -1), teacher[:3], student[:3], sure[:3])
-    assert label_doubts([unlabelled], None) == label_doubts([], None) == LabelDoubts()
 
 
 def test_poison_that_labels_find_does_not_thin_out_the_class_it_was_delivered_as():

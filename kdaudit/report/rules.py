@@ -253,6 +253,13 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Do not use the model. quarantine.csv lists the images that carry the pattern; if they come from a source of "
         "their own (a watermark, a camera), the model has learned that source instead of the class.",
     ),
+    "KDA213": (
+        "Model and control agree, and are sure, that many images of one label show other classes, all of them, where "
+        "they believe all other labels. This model has no backdoor of it; whoever trains on the data may get one. Or a "
+        "label was set in bulk by mistake: a default, a folder moved as a whole.",
+        "Look at the rows of kept.csv that are marked doubtful and have this label, and train without them. Ask "
+        "whoever labelled them.",
+    ),
     "KDA208": (
         "Images share a trace of how they were made (bent, resampled, quantised, dithered: it shows in where they are "
         "sharp), and they are the images on which model and control part. A warp leaves no pattern that could be put "
@@ -272,6 +279,7 @@ _PRECISION: dict[str, Precision] = {
     "KDA113": "high", "KDA114": "medium", "KDA115": "medium", "KDA117": "medium", "KDA201": "high", "KDA202": "medium",
     "KDA203": "low", "KDA204": "high", "KDA205": "low", "KDA206": "low", "KDA207": "very-high",
     "KDA208": "medium", "KDA209": "low", "KDA210": "low", "KDA211": "very-high", "KDA212": "high",
+    "KDA213": "high",
 }  # fmt: skip
 
 _TAGS: dict[str, tuple[str, ...]] = {
@@ -279,7 +287,7 @@ _TAGS: dict[str, tuple[str, ...]] = {
     "KDA202": ("AML.T0020",), "KDA203": ("AML.T0020",), "KDA205": ("AML.T0020",), "KDA206": ("AML.T0020",),
     "KDA207": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"), "KDA208": ("AML.T0020", "AML.T0043.004"),
     "KDA209": ("AML.T0020",), "KDA211": ("AML.T0020", "AML.T0043.004"),
-    "KDA212": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"),
+    "KDA212": ("AML.T0018.000", "AML.T0020", "AML.T0043.004"), "KDA213": ("AML.T0020",),
 }  # fmt: skip
 
 

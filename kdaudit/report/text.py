@@ -179,6 +179,6 @@ def _flags(document: Document, width: int) -> list[str]:
     j = document.judgement
     lines = [*_wrapped(f"flagged   {percent(j.flagged)} by {j.rule}", width, 10, ""), *_wrapped(j.statement, width)]
     lines += _classes(j.by_answer, width)
-    doubt = f" ({j.doubtful:,} of them doubtful: unusual for an answer with flags)" if j.doubtful else ""
+    doubt = f" ({j.doubtful:,} of them doubtful)" if j.doubtful else ""
     kept = f"{document.kept:,} images in kept.csv{doubt}, {document.quarantined:,} in quarantine.csv"
     return lines + _wrapped(f"kept      {kept}", width, 10, "")
