@@ -40,5 +40,7 @@ def _inconclusive(document: Document) -> list[str]:
             f"give more clean images of the same kind: the control was distilled on {k.distillation_images:,} and "
             f"follows the model on {k.fidelity.hits / k.fidelity.of:.1%}"
         )
+    if doubtful := document.judgement.doubtful:
+        steps.append(f"look at the {doubtful:,} rows of kept.csv that are marked doubtful, and train without them")
     steps.append("an inconclusive scan is not a passed one: mend the cause above and scan again")
     return steps
