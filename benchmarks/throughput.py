@@ -20,6 +20,7 @@ neither changes how long an answer takes.
 
 import argparse
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # as the command does, before numpy is there (`kdaudit.memory`)
 
 import numpy as np
 

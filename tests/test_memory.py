@@ -1,11 +1,14 @@
 """What judging holds grows by so many bytes an image and no more: a delivery may have millions."""
 
 import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from deliveries import ROOT, environment
 
 from kdaudit.aside import Aside
 from kdaudit.calibration import Clean
@@ -17,6 +20,19 @@ from kdaudit.memory import frugal, give_back
 from kdaudit.odds import Columns, SecondLook, own_odds
 from kdaudit.selection import highest
 from kdaudit.stretches import stretches
+
+WATCHED = """
+import os, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "numpy":
+            print("numpy finds", os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+
+sys.meta_path.insert(0, Finder())
+from kdaudit.cli.main import main
+main(["doctor"])
+"""
 
 FEW, MANY = 100_000, 250_000
 K, CLEAN = 10, 800
@@ -111,13 +127,25 @@ def test_a_column_put_aside_takes_no_memory(tmp_path):
     assert growth(work) < 0.1
 
 
-def test_the_user_may_choose_arrows_allocator(monkeypatch):
-    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "mimalloc")
+@pytest.mark.parametrize(
+    ("variable", "own", "ours"),
+    [("ARROW_DEFAULT_MEMORY_POOL", "mimalloc", "system"), ("OPENBLAS_THREAD_TIMEOUT", "20", "4")],
+)
+def test_the_user_may_choose_what_libraries_do(monkeypatch, variable, own, ours):
+    monkeypatch.setenv(variable, own)
     frugal()
-    assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "mimalloc"
-    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL")
+    assert os.environ[variable] == own
+    monkeypatch.delenv(variable)
     frugal()
-    assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "system"
+    assert os.environ[variable] == ours
+
+
+def test_the_command_is_frugal_before_numpy_is_there():
+    free = {name: value for name, value in environment().items() if not name.startswith("OPENBLAS_")}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, check=False, env=free, cwd=ROOT
+    )
+    assert "numpy finds 4" in done.stdout.splitlines()
 
 
 def test_giving_back_where_nothing_can_be_asked_is_no_error(monkeypatch):
