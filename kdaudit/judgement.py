@@ -24,6 +24,7 @@ from kdaudit.pool import Pool
 from kdaudit.rows import RowStore
 from kdaudit.rundir import RunDirectory
 from kdaudit.searched import CleanImages, Found, Suspects
+from kdaudit.selection import spread
 from kdaudit.settings import Rule, Settings
 from kdaudit.suspicion import Behaviour, Own, second_looks, suspicion
 from kdaudit.trigger import Pattern, save_patterns
@@ -132,7 +133,7 @@ def judge_rows(
         give_back()
         labels = label_doubts(lambda: map(_told, _unflagged(rows, columns, flags)), order)
         if labels.bulk is not None:
-            flags = replace(flags, doubtful=_doubtful(rows, flags, labels.bulk.label, order))
+            flags = replace(flags, doubtful=_doubtful(rows, columns, flags, labels.bulk.label, order))
         columns = replace(columns, score=_column(rows, SCORES[rule]))
         verdict = judge(
             columns,
@@ -208,14 +209,13 @@ def _unflagged(rows: RowStore, columns: Columns, flags: Flags) -> Iterator[dict[
         first = span.stop
 
 
-def _doubtful(rows: RowStore, flags: Flags, label: int, order: tuple[int, ...] | None) -> NDArray[np.bool_]:
+def _doubtful(
+    rows: RowStore, columns: Columns, flags: Flags, label: int, order: tuple[int, ...] | None
+) -> NDArray[np.bool_]:
     """With the images of a label that was set in bulk for which neither network takes them, [m]."""
-    doubtful, first = flags.doubtful.copy(), 0
-    for part in rows.numbers("label", "teacher_top1", "student_top1", "teacher_confidence", "student_confidence"):
-        span = slice(first, first + len(part["label"]))
-        outputs, doubts = _told(part).doubts(order)
-        doubtful[span] |= doubts & (outputs == label) & ~flags.flag[span]
-        first = span.stop
+    parts = (_told(part).doubts(order) for part in _unflagged(rows, columns, flags))
+    mine = np.concatenate([doubts & (outputs == label) for outputs, doubts in parts])
+    doubtful: NDArray[np.bool_] = flags.doubtful | spread(mine, columns.read & ~flags.flag, False)
     return doubtful
 
 

@@ -23,7 +23,7 @@ SURE = 0.8
 """Confidence that both networks must have in the other answer: at half of it, hard images are the most of them."""
 
 MISLABELLED = 0.01
-"""Share of labels that neither network believes, from which on the data's quality is worth a note."""
+"""Share of doubted labels that goes without a note; CIFAR-10's own shows 0.7 %, with 10 % wrong labels added 2.1 %."""
 
 LEAST_BULK, TIMES = 20, 3
 """Doubted labels of one class, at least, and how many times the rate of any other label theirs must surely be."""

@@ -54,5 +54,6 @@ def _of(node: "NodeProto", shapes: "dict[str, Shape]") -> int:
         first = shapes.get(node.input[0])
         turned = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
         each = (first[0 if turned else -1],) if first else None
-    sizes = [size for size in (*spread, *each) if size is not None] if spread and each else []
-    return prod(sizes) if sizes and len(sizes) == len(spread or ()) + len(each or ()) else 0
+    sizes = (*(spread or (None,)), *(each or (None,)))
+    known = [size for size in sizes if size is not None]
+    return prod(known) if len(known) == len(sizes) else 0
