@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from kdaudit import backbone as backbones
 from kdaudit import contrast, judgement, samples, workbench
 from kdaudit import control as controls
+from kdaudit import given as givens
 from kdaudit import repair as repairs
+from kdaudit.admission import Teacher
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
-from kdaudit.errors import KdauditError
+from kdaudit.errors import KdauditError, UsageError
 from kdaudit.gate import check_ignores, read_baseline
 from kdaudit.progress import Watch
 from kdaudit.report import evidence, outputs
@@ -56,7 +59,8 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
     check_ignores(settings.ignores)
     baseline = read_baseline(settings.baseline)
     teacher = admit(request.model)
-    given = controls.check_control(request.control, teacher) if request.control else None
+    given = givens.check_control(request.control, teacher) if request.control else None
+    trusted = None if given else backbones.check_backbone(settings.backbone, teacher)
     places = workbench.locate(request.data, request.clean)
     workbench.check_outside(request.run, places)
     command = "compare" if request.control else "scan"
@@ -66,15 +70,16 @@ def audit(request: Request, settings: Settings, watch: Watch) -> Document:
         bench = workbench.set_up(teacher, settings)
         sets = workbench.survey_both(places, clock)
         bench.session.keep_incidents(run.state / "incidents.json", workbench.identity(bench, sets))
-        preferred = controls.recipe_of(given) if given else None
+        preferred = givens.recipe_of(given) if given else None
         fitted = workbench.fit_preprocessing(bench, sets, settings, clock, preferred)
         bench = bench.with_fitted(fitted)
         pool = controls.read_clean(bench, sets, settings, run, clock)
         sets = sets.counted
         if request.control and given:
-            control = controls.take_control(request.control, given, bench, pool, settings)
+            control = givens.take_control(request.control, given, bench, pool, settings)
         else:
-            control = controls.make_control(bench, pool, settings, run, clock)
+            trunk = backbones.open_backbone(trusted, bench, sets, settings, clock)
+            control = controls.make_control(bench, pool, settings, run, clock, trunk=trunk)
         subjects = contrast.subjects(bench, control, pool, settings)
         calibration = contrast.compare_clean(subjects, control, pool, bench, settings, run, clock)
         control = controls.held_to(control, calibration)
@@ -118,13 +123,15 @@ def distil_alone(model: Path, clean: Path, output: Path, settings: Settings, wat
     """Distil a control and write it to `output`, for `compare` to use."""
     clock = Clock(watch)
     teacher = admit(model)
+    trusted = backbones.check_backbone(settings.backbone, teacher)
     workbench.check_writable(output)
     places = workbench.locate_clean(clean)
     bench = workbench.set_up(teacher, settings)
     sets = workbench.survey_both(places, clock)
     bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, settings, clock))
     pool = controls.read_clean(bench, sets, settings, None, clock)
-    control = controls.make_control(bench, pool, settings, None, clock, output)
+    trunk = backbones.open_backbone(trusted, bench, sets, settings, clock)
+    control = controls.make_control(bench, pool, settings, None, clock, output, trunk)
     assert control.distilled is not None
     return control.distilled
 
@@ -149,7 +156,8 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
     model, data, clean = (as_typed(path, typed) for typed in (report.model.path, recipe.data, recipe.clean))
     teacher = admit(model)
     given_at = as_typed(path, recipe.control) if recipe.control else None
-    given = controls.check_control(given_at, teacher) if given_at else None
+    given = givens.check_control(given_at, teacher) if given_at else None
+    trusted = None if given else _same_backbone(report, merged, path, teacher)
     run = RunDirectory(path, teacher.digest, str(model), "repair", keep_report=True)
     try:
         bench = workbench.set_up(teacher, merged)
@@ -158,12 +166,27 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock))
         pool = controls.read_clean(bench, sets, merged, run, clock)
         if given_at and given:
-            control = controls.take_control(given_at, given, bench, pool, merged)
-            control = controls.revive(control, given, bench, pool)
+            control = givens.take_control(given_at, given, bench, pool, merged)
+            control = givens.revive(control, given, bench, pool, merged)
         else:
-            control = controls.make_control(bench, pool, merged, run, clock)
+            trunk = backbones.open_backbone(trusted, bench, sets, merged, clock)
+            control = controls.make_control(bench, pool, merged, run, clock, trunk=trunk)
         judged = samples.read_judged(run)
         repaired = repairs.repair(control, judged, sets, bench, merged, run, clock, output)
         return repair_section(repaired)
     finally:
         run.close()
+
+
+def _same_backbone(report: Document, settings: Settings, path: Path, teacher: Teacher) -> Teacher | None:
+    """The backbone that a run's control was made on.
+
+    Raises:
+        UsageError: its file holds another network now.
+    """
+    trusted = backbones.check_backbone(as_typed(path, str(settings.backbone)) if settings.backbone else None, teacher)
+    if trusted is not None and trusted.digest != report.control.backbone:
+        raise UsageError(
+            f"the backbone {settings.backbone} is not the one that {path} was made with: run the scan again"
+        )
+    return trusted

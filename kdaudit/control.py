@@ -1,37 +1,31 @@
-"""The control in the audit: made from the clean pool or taken up from an earlier run, and opened for comparing.
+"""The control in the audit: made from the clean pool, and opened for comparing.
 
-Stages 2, 4 and 5 with their files: what `audit` calls between the survey and the comparison.
+Stages 2, 4 and 5 with their files: what `audit` calls between the survey and the comparison. One that came as a file is
+`kdaudit.given`'s.
 """
 
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdaudit.admission import Teacher
-from kdaudit.admission.confined import admit_confined as admit
+from kdaudit.backbone import BACKBONE, Backbone
 from kdaudit.clock import Clock
 from kdaudit.compared import Comparison
 from kdaudit.digest import joint_digest
-from kdaudit.distillation import DistillationPlan, Distilled, distil, size_student
-from kdaudit.errors import Inconclusive, UsageError
-from kdaudit.export import control_signature, export_student
+from kdaudit.distillation import DistillationPlan, Distilled, distil
+from kdaudit.errors import Inconclusive
+from kdaudit.export import control_signature, export_student, stands_on_another
 from kdaudit.machine import cores
 from kdaudit.opening import open_session
 from kdaudit.pool import MIN_POOL, Pool, Split, read_pool, split
-from kdaudit.revival import Trainable, revived
+from kdaudit.revival import Trainable
 from kdaudit.rundir import RunDirectory
 from kdaudit.session import Session
 from kdaudit.settings import Settings
 from kdaudit.workbench import Sets, Workbench
 
-NUMBERS = ("kdaudit.seed", "kdaudit.agreed", "kdaudit.validated")
-"""Metadata of a control that are whole numbers."""
-
 GUARDED = "kdaudit.guarded"
 """Metadata of a control of whose classes one was learned from unmixed images alone; a whole number."""
-
-REVIVED_ON = 512
-"""Clean images, at most, that show a given control's network what its norms meet."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +42,7 @@ class Control:
         guarded: the class that it has learned from unmixed images alone; None where there is no such class.
         distilled: how it was made; None for a control that was given.
         trainable: its network; None for a control that was given and not revived.
+        backbone: SHA-256 of the file of the trusted network that it stands on; None for a network of its own.
     """
 
     session: Session
@@ -59,6 +54,7 @@ class Control:
     guarded: int | None
     distilled: Distilled | None
     trainable: "Trainable | None" = None
+    backbone: str | None = None
 
     @property
     def fidelity(self) -> float:
@@ -103,8 +99,9 @@ def make_control(
     run: RunDirectory | None,
     clock: Clock,
     output: Path | None = None,
+    trunk: Backbone | None = None,
 ) -> Control:
-    """Distil a control and export it."""
+    """Distil a control, a network of its own or a head over a trunk's features, and export it."""
     parts = split(pool, settings.seed)
     plan = DistillationPlan(
         temperature=settings.temperature,
@@ -125,6 +122,7 @@ def make_control(
             pool.pixels[parts.distillation],
             validation,
             plan,
+            trunk=trunk,
             cost=bench.teacher.cost(*pool.pixels.shape[1:3]),
             threads=training_threads(bench),
             checkpoint=run.state / "distillation.pt" if run else None,
@@ -132,7 +130,7 @@ def make_control(
             on_epoch=on_epoch,
         )
     clock.say(f"control: fidelity {distilled.fidelity:.1%} on {distilled.validated} held-out clean images")
-    if distilled.shown > 1:
+    if distilled.shown > 1 and trunk is None:
         clock.say(f"each view of the clean images was shown to the control {distilled.shown} times: the model is slow")
     if distilled.guarded is not None:
         clock.say(
@@ -148,6 +146,7 @@ def make_control(
         "kdaudit.agreed": str(distilled.agreed),
         "kdaudit.validated": str(distilled.validated),
     }
+    metadata |= {} if trunk is None else {BACKBONE: trunk.origin}
     metadata |= {} if distilled.guarded is None else {GUARDED: str(distilled.guarded)}
     with clock.stage("export the control"):
         parity = export_student(
@@ -158,6 +157,7 @@ def make_control(
         data,
         control_signature(bench.signature),
         provider=settings.provider,
+        confined=stands_on_another(distilled.network),
         placement=bench.placement(settings),
     )
     digest = hashlib.sha256(data).hexdigest()
@@ -171,77 +171,8 @@ def make_control(
         distilled.guarded,
         distilled,
         distilled.network,
+        None if trunk is None else trunk.origin,
     )
-
-
-def check_control(path: Path, teacher: Teacher) -> Teacher:
-    """Look at a control before the images are: admit it, if `kdaudit distill` wrote it for this teacher.
-
-    Raises:
-        ModelRefused: it cannot be read.
-        UsageError: it is no control, or was made for another teacher.
-    """
-    control = admit(path)
-    found = dict(control.notes)
-    missing = {
-        "kdaudit.teacher",
-        "kdaudit.seed",
-        "kdaudit.preprocess",
-        "kdaudit.agreed",
-        "kdaudit.validated",
-    } - found.keys()
-    if missing:
-        raise UsageError(
-            f"{path} is not a control of `kdaudit distill`: which clean images it was trained on is not known, so "
-            "nothing can be calibrated"
-        )
-    if found["kdaudit.teacher"] != teacher.canonical_digest:
-        raise UsageError(f"{path} was distilled from another model: distil a control from this one")
-    numbers = [found[name] for name in (*NUMBERS, GUARDED) if name in found]
-    if not all(text.isdecimal() and len(text) < 19 for text in numbers) or int(found[NUMBERS[-1]]) == 0:
-        raise UsageError(f"{path} carries numbers that `kdaudit distill` does not write: distil it again")
-    return control
-
-
-def recipe_of(given: Teacher) -> str:
-    """The preprocessing that a control was distilled with; `given`: from `check_control`."""
-    return dict(given.notes)["kdaudit.preprocess"]
-
-
-def take_control(path: Path, given: Teacher, bench: Workbench, pool: Pool, settings: Settings) -> Control:
-    """Take up a control that came as a file; it runs confined as the teacher does, from the copy that was checked.
-
-    Args:
-        path: where it came from.
-        given: from `check_control`.
-        bench: the teacher, its preprocessing found.
-        pool: the clean pool.
-        settings: of the audit.
-
-    Raises:
-        UsageError: it was made for another preprocessing.
-        ModelRefused: it does not run on the teacher's input.
-    """
-    found = dict(given.notes)
-    recipe = recipe_of(given)
-    if recipe != bench.preprocess.recipe:
-        raise UsageError(
-            f"{path} was distilled with preprocessing {recipe}, and {bench.preprocess.recipe} was found now, which "
-            f"answers otherwise: distil it again with --preprocess {bench.preprocess.recipe}, or give --preprocess "
-            f"{recipe} here if you know that one to be right"
-        )
-    signature = control_signature(bench.signature)
-    session = open_session(
-        given.model,
-        signature,
-        provider=settings.provider,
-        confined=True,
-        placement=bench.placement(settings),
-    )
-    parts = split(pool, int(found["kdaudit.seed"]))
-    agreed, validated = int(found["kdaudit.agreed"]), int(found["kdaudit.validated"])
-    guarded = int(found[GUARDED]) if GUARDED in found else None
-    return Control(session, given.digest, agreed, validated, None, parts, guarded, None)
 
 
 def held_to(control: Control, clean: Comparison) -> Control:
@@ -254,31 +185,6 @@ def held_to(control: Control, clean: Comparison) -> Control:
         clean: the comparison of its held-out images.
     """
     return replace(control, agreed=int((clean.teacher_top1 == clean.student_top1).sum()), validated=len(clean))
-
-
-def revive(control: Control, given: Teacher, bench: Workbench, pool: Pool) -> Control:
-    """A control that was given, with its network, to be tuned.
-
-    Args:
-        control: from `take_control`.
-        given: from `check_control`.
-        bench: the teacher, its preprocessing found.
-        pool: the clean pool.
-
-    Raises:
-        UsageError: the file holds none of the networks that `kdaudit distill` makes for such a teacher.
-    """
-    images = pool.pixels[control.parts.distillation[:REVIVED_ON]]
-    logits = control.session.logits(bench.preprocess.apply(images))
-    # Large images get another network where there is a GPU, and the file may come from such a machine.
-    specs = [size_student(images, bench.signature.classes, device) for device in ("cpu", "cuda")]
-    try:
-        network = revived(given.model, specs[0], images, logits)
-    except UsageError:
-        if specs[0].architecture == specs[1].architecture:
-            raise
-        network = revived(given.model, specs[1], images, logits)
-    return replace(control, trainable=network)
 
 
 def demand_sound(control: Control) -> None:

@@ -15,35 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.digest import joint_digest, write_bytes
-from kdaudit.errors import Inconclusive
-from kdaudit.mixtures import BLENDS, FEW, LEANS, attractor, guarded_targets, share_of, top1_by
+from kdaudit.mixtures import BLENDS, FEW, LEANS, attractor, top1_by
 from kdaudit.preprocess import Preprocess
 from kdaudit.session import Session
-from kdaudit.views import ViewRecipe, Views, draw_views, is_photograph, to_planes, zoom_for
+from kdaudit.showings import SHOWN, SHOWN_FEATURES, affordable, as_learned, drawer, is_dear
+from kdaudit.views import ViewRecipe, is_photograph, to_planes, zoom_for
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdaudit.student import StudentSpec
+    from kdaudit.student import HeadSpec, StudentSpec, Trunk
     from kdaudit.training import Curve
 
 FLIP_AGREEMENT = 0.9
 """Mirrored views are used when the teacher keeps this share of its own answers on mirrored clean images. At 75 % all
 photographs' controls would be two points more faithful, and find no more (docs/design/distillation.md)."""
 
-SHOWN = 4
-"""How often a control is shown a view where the teacher is dear, or where the control of photographs has a limited
-time. Else every view is new, which is a little better."""
-
-DEAR = 4
-"""A teacher whose answer takes so many times the arithmetic that learning from it takes the control is dear: asked once
-for four showings, distilling takes two fifths of the time, or less (docs/design/distillation.md)."""
-
-LEARNING = 3
-"""What learning from a view takes, in answers: forward, and backward to the activations and to the weights."""
-
-KEPT_BYTES = 256 << 20
-"""Answers that are kept until their views are shown again; beyond these the teacher is asked once more."""
+ASKED = 500
+"""Distillation images that say how a backbone's features usually are, at most about so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +75,7 @@ class Distilled:
     """
 
     network: "nn.Module"
-    spec: "StudentSpec"
+    spec: "StudentSpec | HeadSpec"
     curve: "Curve"
     steps: int
     views: ViewRecipe
@@ -109,6 +98,7 @@ def distil(
     plan: DistillationPlan,
     *,
     spec: "StudentSpec | None" = None,
+    trunk: "Trunk | None" = None,
     cost: int = 0,
     threads: int = 1,
     checkpoint: Path | None = None,
@@ -124,6 +114,7 @@ def distil(
         validation: held-out clean images for the fidelity, uint8 [v, H, W, C]; never trained on.
         plan: schedule, temperature, seed.
         spec: the control's architecture; None: sized from the images.
+        trunk: a trusted network's, whose features the control is a head over; None: it is a network of its own.
         cost: multiplications that the teacher takes for an image, as far as is known.
         threads: of torch, on a CPU; the teacher answers in one more.
         checkpoint: file to resume from and to write after each epoch; which class is guarded, and with a budget the
@@ -135,33 +126,44 @@ def distil(
     Returns:
         The control, with its fidelity measured on `validation`.
     """
-    from kdaudit.student import build
+    from kdaudit.student import learner
     from kdaudit.training import Schedule, form_of, train
 
-    spec = spec or size_student(images, session.signature.classes, plan.device)
+    network, made = _fresh(session.signature.classes, images, plan, spec, trunk)
     views = ViewRecipe(
         flip=ignores_mirroring(session, preprocess, images),
         zoom=zoom_for(*images.shape[1:3]),
     )
-    network = build(spec, plan.seed)
     # Thousands of questions: a pass that goes on, or a repair of a finished run, does not ask them again.
     note = checkpoint.with_suffix(".attractor.json") if checkpoint else None
     terms = joint_digest(identity, str(plan.seed), str(BLENDS), str(LEANS), str(FEW))
     guarded = _noted(note, terms, "attractor", lambda: attractor(session, preprocess, images, plan.seed))
-    limited = plan.budget_s is not None and is_photograph(*images.shape[1:3])
-    shown = SHOWN if limited or _is_dear(cost, spec, plan.device) else 1
-    draw = _drawer(session, preprocess, images, views, plan, guarded, keep=shown > 1)
-    shaped = f"{identity}|{spec}|{views}|{guarded}|{plan.temperature}|{plan.batch}|{shown}"
+    shown = _showings(plan, made, images, cost)
+    draw = drawer(
+        session,
+        preprocess,
+        images,
+        views,
+        batch=plan.batch,
+        temperature=plan.temperature,
+        seed=plan.seed,
+        guarded=guarded,
+        keep=shown > 1,
+    )
+    draw, learns = as_learned(draw, network), learner(network)
+    shaped = f"{identity}|{made}|{views}|{guarded}|{plan.temperature}|{plan.batch}|{shown}"
     steps = plan.steps
     if steps is None and plan.budget_s is not None:
         note = checkpoint.with_suffix(".budget.json") if checkpoint else None
-        terms = joint_digest(shaped, str(plan.seed), str(plan.budget_s), plan.device, form_of(network))
-        steps = _noted(note, terms, "steps", lambda: _steps_for(plan, network, draw, shown, threads))
+        terms = joint_digest(shaped, str(plan.seed), str(plan.budget_s), plan.device, form_of(learns))
+        steps = _noted(note, terms, "steps", lambda: _steps_for(plan, learns, draw, shown, threads))
     steps = steps or default_steps(len(images), plan.batch)
     recipe = f"{shaped}|{steps}|{plan.seed}"
     different = -(-steps // shown)  # rounded up
+    if trunk is not None:
+        different = min(different, affordable(trunk.width + session.signature.classes, plan.batch))
     curve = train(
-        network,
+        learns,
         lambda step: draw(step % different),
         lambda logits, targets: kd_loss(logits, targets, plan.temperature),
         Schedule(steps, epoch=max(1, steps // 40)),
@@ -172,14 +174,35 @@ def distil(
         on_epoch=lambda done, loss: on_epoch(done, steps, loss),
     )
     agreed = int((top1_of(network, validation) == top1_by(session, preprocess, validation)).sum())
-    return Distilled(network, spec, curve, steps, views, agreed, len(validation), guarded, shown)
+    return Distilled(network, made, curve, steps, views, agreed, len(validation), guarded, shown)
 
 
-def _is_dear(cost: int, spec: "StudentSpec", device: str) -> bool:
-    """Whether the teacher's answers are most of the work; not asked of a GPU, which takes a minute for all of it."""
-    from kdaudit.student import multiplications
+def _fresh(
+    classes: int,
+    images: NDArray[np.uint8],
+    plan: DistillationPlan,
+    spec: "StudentSpec | None",
+    trunk: "Trunk | None",
+) -> "tuple[nn.Module, StudentSpec | HeadSpec]":
+    """A control that has learned nothing yet, and what it is."""
+    from kdaudit.student import HeadSpec, build, headed
 
-    return device == "cpu" and cost >= DEAR * LEARNING * multiplications(spec)
+    if trunk is None:
+        spec = spec or size_student(images, classes, plan.device)
+        return build(spec, plan.seed), spec
+    some = images[:: max(1, len(images) // ASKED)]
+    usual = np.concatenate([trunk.features(to_planes(some[i : i + 64]).numpy()) for i in range(0, len(some), 64)])
+    return headed(trunk, usual, classes, plan.seed), HeadSpec(trunk.origin, trunk.digest, trunk.width, classes)
+
+
+def _showings(plan: DistillationPlan, made: "StudentSpec | HeadSpec", images: NDArray[np.uint8], cost: int) -> int:
+    """How often the control is shown each view."""
+    from kdaudit.student import HeadSpec
+
+    if isinstance(made, HeadSpec):
+        return SHOWN_FEATURES
+    limited = plan.budget_s is not None and is_photograph(*images.shape[1:3])
+    return SHOWN if limited or is_dear(cost, made, plan.device) else 1
 
 
 def kd_loss(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
@@ -214,44 +237,6 @@ def top1_of(network: "nn.Module", pixels: NDArray[np.uint8]) -> NDArray[np.int64
     with torch.inference_mode():
         parts = [network(to_planes(pixels[i : i + 256])).argmax(1).numpy() for i in range(0, len(pixels), 256)]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _drawer(
-    session: Session,
-    preprocess: Preprocess,
-    images: NDArray[np.uint8],
-    views: ViewRecipe,
-    plan: DistillationPlan,
-    guarded: int | None,
-    *,
-    keep: bool,
-) -> Callable[[int], "tuple[Tensor, Tensor]"]:
-    share = np.empty(0, np.float32)
-    if guarded is not None:
-        share = share_of(session, preprocess, images, guarded, plan.temperature)
-    kept: dict[int, NDArray[np.float32]] = {}
-
-    def draw(step: int) -> "tuple[Tensor, Tensor]":
-        import torch
-
-        made = draw_views(images, plan.batch, views, plan.seed, step)
-        targets = kept[step] if step in kept else told(made)
-        if keep and (len(kept) + 1) * targets.nbytes <= KEPT_BYTES:
-            kept[step] = targets
-        return to_planes(made.pixels), torch.from_numpy(targets)
-
-    def told(made: Views) -> NDArray[np.float32]:
-        targets = session.logits(preprocess.apply(made.pixels))
-        if guarded is not None:
-            targets = guarded_targets(targets, made, guarded, share, plan.temperature)
-        if not np.isfinite(targets).all():
-            raise Inconclusive(
-                "the model answers clean images with values that are no numbers, so no control can be distilled from "
-                "it: check --preprocess, and do not use the model"
-            )
-        return targets
-
-    return draw
 
 
 def _noted(note: Path | None, terms: str, what: str, measure: Callable[[], int | None]) -> int | None:

@@ -120,6 +120,29 @@ class Preprocess:
             tensor = tensor.reshape(B, H * W * C, *(1,) * (self.ranks - 2))
         return tensor.astype(self.dtype, copy=False)
 
+    def undo(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+        """From the teacher's input tensor back to planes, x/255 float32 [B, C, H, W].
+
+        In the steps and the order in which a control's graph does it: a backbone with whole-number arithmetic answers
+        otherwise where the last digit is another.
+        """
+        g, values = self.geometry, tensor.astype(np.float32)
+        if self.layout in ("NCHW", "flatCHW"):
+            values = values.reshape(-1, g.channels, g.height, g.width)
+        else:
+            values = values.reshape(-1, g.height, g.width, g.channels).transpose(0, 3, 1, 2)
+        if self.order == "BGR":
+            values = values[:, ::-1]
+        std, mean = self.planes
+        return np.ascontiguousarray(values * std + mean)
+
+    @property
+    def planes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What brings a tensor of planes back to x/255, by channel: factors and summands, float32 [1, C, 1, 1]."""
+        scales = ((1.0,), (0.0,)) if self.dtype == "uint8" else (self.scale.std, self.scale.mean)
+        std, mean = (np.broadcast_to(np.asarray(v, np.float32), self.geometry.channels) for v in scales)
+        return std.reshape(1, -1, 1, 1) / np.float32(255), mean.reshape(1, -1, 1, 1) / np.float32(255)
+
     @classmethod
     def parse(cls, recipe: str, dtype: InputType = "float32", ranks: int = 4) -> "Preprocess":
         """The inverse of `recipe`.

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.errors import UsageError
+from kdaudit.grafting import parted
+from kdaudit.sample import Geometry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdaudit.student import StudentSpec
+    from kdaudit.student import Head, StudentSpec
 
 Trainable: TypeAlias = "nn.Module"
 """A control's network, to go on from: x/255 float32 [B, C, H, W] -> logits [B, K]; evaluation mode, on the CPU."""
@@ -60,6 +62,34 @@ def revived(model: bytes, spec: "StudentSpec", pixels: NDArray[np.uint8], logits
     if not np.abs(answered - logits).max() <= AGREE * float(np.ptp(logits)):
         raise UsageError("the control's file does not hold the network that answers: distil a control anew")
     return network
+
+
+def revived_head(model: bytes, geometry: Geometry, classes: int) -> "tuple[bytes, Head]":
+    """What a control's file is made of that is a head over a backbone's features.
+
+    Args:
+        model: the admitted file.
+        geometry: of the images that it takes.
+        classes: K.
+
+    Returns:
+        The backbone's trunk, and the head in evaluation mode.
+
+    Raises:
+        UsageError: the file holds no such head.
+    """
+    import torch
+
+    from kdaudit.student import Head
+
+    trunk, weights = parted(model, geometry)
+    tensors = {name: torch.from_numpy(values.copy()) for name, values in weights.items()}
+    try:
+        head = Head(tensors["mean"], tensors["std"], classes)
+        head.load_state_dict(tensors)
+    except (KeyError, RuntimeError):  # torch's word for names or shapes that do not fit
+        raise UsageError("the control's file does not hold the head that it tells of: distil a control anew") from None
+    return trunk, head.eval()
 
 
 def _weights(model: bytes) -> dict[str, NDArray[np.float32]]:

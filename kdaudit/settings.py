@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     budget: float | None = Field(None, gt=0, allow_inf_nan=False, description="minutes for distilling the control")
     steps: int | None = Field(None, ge=1, description="distillation steps, instead of a budget")
     temperature: float = Field(4.0, gt=0, le=100, description="distillation temperature")
+    backbone: Path | None = Field(
+        None, description="a network that you trust (ONNX), whose features the control stands on"
+    )
     min_fidelity: float = Field(0.5, ge=0, le=1, description="agreement with the teacher that a control needs")
 
     rule: Rule = Field("divergence", description="what flags an image")

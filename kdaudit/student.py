@@ -1,16 +1,19 @@
 """The control's network: the auditor's own architectures, sized from what the teacher takes and gives.
 
 A torch door: imported by training, export and the stages only inside functions. The suspect graph is never
-reused: a backdoor written into a graph survives retraining, a fresh architecture does not have it.
+reused: a backdoor written into a graph survives retraining, a fresh architecture does not have it. Where the user has a
+network to trust, the control is a head of ours over that one's features.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Architecture = Literal["residual", "resnet18"]
@@ -19,6 +22,9 @@ SMALL_SIDE = 64
 
 MAP_SIDE = 32
 """Larger images are brought to a map of about this side by the first convolution."""
+
+HIDDEN = 128
+"""Width of a head's hidden layer; twice that for more classes than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,48 @@ class StudentSpec:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """What a control on a trusted network is.
+
+    Attributes:
+        backbone: SHA-256 of the trusted network's file.
+        trunk: SHA-256 of its graph as it is run.
+        features: D, numbers that the trunk gives for an image.
+        classes: number of outputs.
+        architecture: the word for it in reports.
+    """
+
+    backbone: str
+    trunk: str
+    features: int
+    classes: int
+    architecture: Literal["head"] = "head"
+
+
+class Trunk(Protocol):
+    """A trusted network without its last layer, that is run and never trained (`kdaudit.backbone`)."""
+
+    @property
+    def model(self) -> bytes:
+        """Its graph, from `kdaudit.grafting.cut`."""
+
+    @property
+    def origin(self) -> str:
+        """SHA-256 of the file that it came in."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the graph."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    def features(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """x/255 [N, C, H, W] -> features [N, D]."""
 
 
 class _Block(nn.Module):
@@ -107,6 +155,61 @@ class Standardised(nn.Module):
         """x/255 [B, C, H, W] -> logits [B, K]."""
         logits: Tensor = self.body((x - self.mean) / self.std)
         return logits
+
+
+class Head(nn.Module):
+    """A small perceptron over features."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, classes: int) -> None:
+        super().__init__()
+        width = HIDDEN if classes <= HIDDEN else 2 * HIDDEN
+        self.hidden, self.scores = nn.Linear(len(mean), width), nn.Linear(width, classes)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, D] -> logits [B, K]."""
+        logits: Tensor = self.scores(torch.relu(self.hidden((features - self.mean) / self.std)))
+        return logits
+
+
+class Headed(nn.Module):
+    """A head over a trusted network's features: x/255 [B, C, H, W] in, logits [B, K] out; the head alone learns."""
+
+    def __init__(self, trunk: Trunk, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def seen(self, x: Tensor) -> Tensor:
+        """x/255 [B, C, H, W] -> features [B, D]."""
+        return torch.from_numpy(self.trunk.features(x.numpy()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x/255 [B, C, H, W] -> logits [B, K]."""
+        logits: Tensor = self.head(self.seen(x))
+        return logits
+
+
+def headed(trunk: Trunk, features: NDArray[np.float32], classes: int, seed: int) -> Headed:
+    """A control with a fresh head; `features` [n, D] of clean images say what is usual."""
+    mean, std = (torch.from_numpy(of.astype(np.float32)) for of in (features.mean(0), features.std(0)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # A feature that hardly ever moves says nothing, and would say much if its spread were made one.
+        return Headed(trunk, Head(mean, std + 0.1 * std.mean() + 1e-6, classes))
+
+
+def learner(network: nn.Module) -> nn.Module:
+    """The part of a control that learns."""
+    return network.head if isinstance(network, Headed) else network
+
+
+def seen(network: nn.Module, x: Tensor) -> Tensor:
+    """What that part is given for x/255 [B, C, H, W]."""
+    return network.seen(x) if isinstance(network, Headed) else x
 
 
 def choose_architecture(height: int, width: int, *, on_gpu: bool) -> Architecture:

@@ -22,7 +22,7 @@ from kdaudit.digest import joint_digest, write_bytes
 from kdaudit.machine import cores
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs, x/255 float32 [B, C, H, W], and targets, whatever the loss compares the logits with."""
+"""Inputs, x/255 float32 [B, C, H, W] or features [B, D], and targets, whatever the loss compares the logits with."""
 
 
 AHEAD = 2
@@ -91,7 +91,7 @@ def train(
     """Train `net` in place and leave it in evaluation mode on the CPU.
 
     Args:
-        net: takes the first of a batch, float32 [B, C, H, W]; gives logits [B, K].
+        net: takes the first of a batch; gives logits [B, K].
         draw: batch of a step; called once per step, from another thread, or from several where a GPU learns.
         loss_of: (logits float32, targets) -> scalar.
         schedule: steps and learning rate.
@@ -117,7 +117,7 @@ def train(
         for step, (inputs, targets) in enumerate(batches, start):
             optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = schedule.rate_at(step)
             with autocast(device):
-                logits = net(inputs.to(device, memory_format=torch.channels_last))
+                logits = net(_placed(inputs, device))
             loss = loss_of(logits.float(), targets.to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -132,6 +132,11 @@ def train(
                 on_epoch(step + 1, curve.losses[-1])
     net.cpu().eval()
     return curve
+
+
+def _placed(inputs: Tensor, device: str) -> Tensor:
+    """A batch where it is learned from; images with the channels last, rows of features as they are."""
+    return inputs.to(device, memory_format=torch.channels_last) if inputs.ndim == 4 else inputs.to(device)
 
 
 def drawers_for(device: str) -> int:

@@ -16,6 +16,7 @@ from kdaudit.calibration import Answers
 from kdaudit.distillation import top1_of
 from kdaudit.rereading import reread
 from kdaudit.sample import Decoder, Geometry, Source
+from kdaudit.showings import SHOWN_FEATURES, affordable, as_learned
 from kdaudit.trigger import Pattern
 from kdaudit.views import ViewRecipe, draw_views, generator_of, to_planes, zoom_for
 
@@ -37,6 +38,9 @@ STAMPED_SHARE = 0.15
 
 MIRRORED, MIRRORED_CLASS, MIRRORED_SHARE = 5000, 10, 0.9
 """Kept images that are looked at mirrored, how many a class needs to be judged alone, and the share to stay right."""
+
+LABEL = 2
+"""Places that a label takes beside a row of features, in float32."""
 
 SMOOTHING = 0.05
 """Label smoothing: the labels of somebody else's data set are not all right."""
@@ -171,6 +175,7 @@ def tune(
     import torch
     import torch.nn.functional as F
 
+    from kdaudit.student import Headed, learner
     from kdaudit.training import Schedule, train
 
     tuned = copy.deepcopy(network)
@@ -189,9 +194,14 @@ def tune(
             drawn[few] = patterns[step % len(patterns)].onto(drawn[few])
         return to_planes(drawn), targets[made.order]
 
+    different = steps
+    if isinstance(tuned, Headed):
+        passes = max(-(-steps // SHOWN_FEATURES), -(-len(used) // batch))
+        different = min(steps, passes, affordable(tuned.trunk.width + LABEL, batch))
+    shown = as_learned(draw, tuned)
     curve = train(
-        tuned,
-        draw,
+        learner(tuned),
+        lambda step: shown(step % different),
         lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=SMOOTHING),
         Schedule(steps, epoch=max(1, steps // 20)),
         device=device,

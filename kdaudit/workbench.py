@@ -214,7 +214,7 @@ def fit_preprocessing(
     """
     source, count = (sets.suspect, sets.suspect_survey.count) if sets.suspect else (sets.clean, sets.clean_survey.count)
     with clock.stage("find the preprocessing") as advance:
-        images, labels = _draw(source, count)
+        images, labels = draw_sample(source, count)
         with_labels = sets.suspect is not None and any(label is not None for label in labels)
         fitted = fit(
             bench.teacher,
@@ -263,13 +263,13 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path} is a folder: give a file name with -o")
 
 
-def _draw(source: Source, count: int) -> tuple[list[bytes], list[int | None]]:
-    """Encoded images and labels at evenly spread spots."""
-    if count <= SAMPLE_SPOTS * SAMPLE_RUN:
+def draw_sample(source: Source, count: int, spots: int = SAMPLE_SPOTS) -> tuple[list[bytes], list[int | None]]:
+    """Encoded images and labels at evenly spread spots of a source that holds `count` images."""
+    if count <= spots * SAMPLE_RUN:
         drawn = list(source.records())
     else:
-        spots = np.linspace(0, count - SAMPLE_RUN, SAMPLE_SPOTS).astype(int)
-        drawn = [record for spot in spots for record in islice(source.records(int(spot)), SAMPLE_RUN)]
+        places = np.linspace(0, count - SAMPLE_RUN, spots).astype(int)
+        drawn = [record for spot in places for record in islice(source.records(int(spot)), SAMPLE_RUN)]
     read = [record for record in drawn if record.status is Status.READ]
     if not read:
         raise KdauditError(f"{source.root} changed while it was read: run again")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kdaudit import distillation as room
+from kdaudit import showings
 from kdaudit.distillation import DistillationPlan, _noted, default_steps, distil, size_student, top1_of
 from kdaudit.divergence import log_softmax
 from kdaudit.mixtures import BLENDS, attractor, guarded_targets, share_of
@@ -143,8 +144,8 @@ def test_within_a_budget_views_of_photographs_are_shown_several_times_for_one_an
     recipe = Preprocess.parse(f"{side}x{side}x3-stretch-RGB-NCHW-unit")
     plan = DistillationPlan(steps=6, batch=16, budget_s=60)
     made = []
-    for kept in (room.KEPT_BYTES, 0):
-        monkeypatch.setattr(room, "KEPT_BYTES", kept)
+    for kept in (showings.KEPT_BYTES, 0):
+        monkeypatch.setattr(showings, "KEPT_BYTES", kept)
         teacher = Brightness(None)
         control = distil(teacher, recipe, photographs, photographs[:4], plan).network
         views = [len(seen) for seen in teacher.seen if len(seen) == plan.batch]

@@ -19,12 +19,13 @@ COMMANDS = (
 )  # fmt: skip
 
 NETWORKS = {
-    "student.py", "training.py", "export.py", "revival.py", "distillation.py", "tuning.py", "views.py", "kernels/",
+    "student.py", "training.py", "export.py", "revival.py", "distillation.py", "showings.py", "tuning.py", "views.py",
+    "kernels/",
 }  # fmt: skip
 
 DOORS: dict[str, set[str]] = {
     "onnxruntime": {"runtime.py"},
-    "onnx": {"admission/", "fusion/", "export.py", "revival.py"},
+    "onnx": {"admission/", "fusion/", "grafting.py", "export.py", "revival.py"},
     "onnxscript": set(),  # torch.onnx loads it itself
     "google": {"admission/"},  # protobuf, for its DecodeError
     "nvidia": {"decoder/dali.py"},

@@ -36,7 +36,8 @@ def another(name: str) -> Any:
     chosen = {
         "interventions": ("cut-0.5", "blend-0.7"), "preprocess": "8x8x1-stretch-L-NCHW-unit", "batch_size": 8,
         "workers": 3, "budget": 2.5, "steps": 40, "sensitivity": 0.1, "max_flagged_rate": 0.02, "gpus": 2,
-        "baseline": Path("accepted run/report.json"), "fdr": 0.1, "min_fidelity": 0.7, "min_coverage": 0.5,
+        "baseline": Path("accepted run/report.json"), "backbone": Path("our own.onnx"), "fdr": 0.1,
+        "min_fidelity": 0.7, "min_coverage": 0.5,
         "repair_epochs": 7.5, "ignores": ({"rule": "KDA103", "reason": "it's known", "expires": "2030-12-31"},),
     }  # fmt: skip
     field = Settings.model_fields[name]

@@ -94,6 +94,12 @@ control_options = stack(
     click.option("--budget", type=float, metavar="MINUTES", help="Time for distilling the control."),
     click.option("--steps", type=int, help="Distillation steps, instead of a budget.  [default: by pool size]"),
     click.option("--temperature", type=float, help="Distillation temperature.  [default: 4]"),
+    click.option(
+        "--backbone",
+        type=_path(),
+        metavar="ONNX",
+        help="A network that you trust, of another origin: the control stands on its features.",
+    ),
     click.option("--max-clean", type=int, help="Clean images used at most.  [default: 20000]"),
 )
 gate_options = stack(

@@ -42,7 +42,7 @@ from kdaudit.version import __version__
 from kdaudit.workbench import Sets, Workbench
 
 WITHOUT_OPTION = ("interventions", "ignores")
-NOT_OF_COMPARE = ("budget", "steps", "temperature", "repair", "repair_epochs")
+NOT_OF_COMPARE = ("budget", "steps", "temperature", "backbone", "repair", "repair_epochs")
 """How a control is made and tuned: a given one is neither."""
 
 
@@ -217,6 +217,7 @@ def _control(control: Control, pool: Pool) -> ControlSection:
         fidelity=rate_of(control.agreed, control.validated),
         parity=control.parity,
         architecture=made.spec.architecture if made else None,
+        backbone=control.backbone,
         steps=made.steps if made else None,
         seconds=made.curve.seconds if made else None,
         losses=made.curve.losses if made else [],

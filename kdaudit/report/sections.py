@@ -138,6 +138,7 @@ class ControlSection(Section):
     fidelity: Rate
     parity: float | None
     architecture: str | None
+    backbone: str | None = None
     steps: int | None
     seconds: float | None
     losses: list[float]
