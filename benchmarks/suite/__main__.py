@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, help="of the victims' training, instead of the profile's")
     parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=[USUAL], help="of the victims")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--backbone", type=Path, help="a network to trust (ONNX), for the controls to stand on")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-repair", action="store_true")
     parser.add_argument("--again", action="store_true", help="judge anew: the detector has changed, the controls not")
@@ -71,7 +72,7 @@ def main() -> int:
     rows = _saved(name)
     for seed, data_set, attack, form in product(options.seeds, data, options.attacks, options.forms):
         case = worlds.case(data_set, attack, rate, seed, epochs[data_set], form)
-        kept = case.folder / f"row-{clean:g}.json"
+        kept = case.folder / f"row-{measure.variant(clean, options.backbone)}.json"
         if not options.table:
             print(f"{data_set} {attack} seed {seed}", file=sys.stderr, flush=True)
             row = measure.measure(
@@ -80,6 +81,7 @@ def main() -> int:
                 with_peers=not options.no_peers,
                 with_repair=not options.no_repair,
                 again=options.again,
+                backbone=options.backbone,
             )
             kept.write_text(json.dumps(row, indent=1))
         if kept.exists():
@@ -88,6 +90,7 @@ def main() -> int:
     found = [rows[key] for key in sorted(rows)]
     what = "Attack suite" if options.forms == [USUAL] else "Victims of other kinds"
     title = f"{what}, poison {100 * rate:g} %, clean pool {100 * clean:g} %"
+    title += f", controls on {options.backbone.name}" if options.backbone else ""
     text = table.render(found, title, epochs, options.forms)
     print(table.brief(found) if options.brief else text)
     if options.save:
@@ -106,6 +109,7 @@ def _name(options: argparse.Namespace, rate: float, clean: float, others: list[s
     kinds += (options.data or []) if kinds else others
     kinds += ["forms"] if options.forms != [USUAL] else []
     longer = f"_epochs{options.epochs}" if options.epochs else ""
+    longer += "_backbone" if options.backbone else ""
     return "_".join(["suite", *kinds, f"poison{100 * rate:g}", f"clean{100 * clean:g}"]) + longer
 
 

@@ -33,7 +33,15 @@ class Truth:
     innocent: NDArray[np.bool_]
 
 
-def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: bool = True, again: bool = False) -> Row:
+def measure(
+    case: Case,
+    share: float,
+    *,
+    with_peers: bool = True,
+    with_repair: bool = True,
+    again: bool = False,
+    backbone: Path | None = None,
+) -> Row:
     """Build what is missing, audit, compare with the truth.
 
     In stages that are kept, each beside what it cost: the control (`kdaudit distill`), the audit with it (`kdaudit
@@ -45,17 +53,20 @@ def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: b
         with_peers: whether the peers run too.
         with_repair: whether the control is tuned on what was kept.
         again: judge anew (the detector has changed), on the control that is there.
+        backbone: a trusted network that the control stands on; its files lie beside those without.
     """
     worlds.build(case)
     pool = worlds.pool(case.data, share, case.seed)
-    control, run, repaired = (case.folder / f"{name}-{share:g}{end}" for name, end in STAGES)
-    notes = [case.folder / f"{name}-{share:g}.json" for name, _ in STAGES]
+    other = variant(share, backbone)
+    control, run, repaired = (case.folder / f"{name}-{other}{end}" for name, end in STAGES)
+    notes = [case.folder / f"{name}-{other}.json" for name, _ in STAGES]
     if again:
         for old in (repaired, *notes[1:]):
             old.unlink(missing_ok=True)
     seed = ("--seed", str(case.seed), "--quiet")
     # As a scan finds it by the delivery's labels; on MNIST's pool alone another scale looks as good.
     told = ("--preprocess", FORMS[case.form].feed(worlds.loaded(case.data, "test").pixels.shape[1:]).recipe)
+    told += ("--backbone", backbone) if backbone else ()
     spent = {
         "distil": _spent(notes[0], "distill", case.teacher, pool, "-o", control, *told, *seed),
         "audit": _spent(
@@ -69,11 +80,17 @@ def measure(case: Case, share: float, *, with_peers: bool = True, with_repair: b
         "cpu": spent,
         "control": _success(case, control),
         "repaired": _success(case, repaired) if repaired.exists() else None,
+        "backbone": backbone.name if backbone else None,
         "baseline": _success(case, worlds.build(worlds.clean_of(case)).teacher),
     }
     if with_peers:
         row["methods"] |= _kept(case.folder / f"peers-{share:g}.json", lambda: _peers(case, pool))
     return row
+
+
+def variant(share: float, backbone: Path | None) -> str:
+    """What tells the files of an audit from those of another one of the same case."""
+    return f"{share:g}-on-{backbone.stem}" if backbone else f"{share:g}"
 
 
 STAGES = (("control", ".onnx"), ("run", ""), ("repaired", ".onnx"))
