@@ -1,6 +1,7 @@
 """How faithful the control becomes and how long it takes: networks beside one another, threads that draw beside one.
 
     python benchmarks/distilling.py TEACHER POOL TEST --networks residual resnet18 --drawers 1 8
+    python benchmarks/distilling.py TEACHER POOL TEST --networks residual head --backbone TRUSTED
 
 On any teacher, clean pool and labelled test set that kdaudit reads; on a GPU where torch has one. Fidelity (the
 teacher's answer) and accuracy are counted on the test images, which no control has seen. Printed, and appended to
@@ -30,6 +31,9 @@ from kdaudit.preprocess import Preprocess
 from kdaudit.settings import load_settings
 from kdaudit.source import open_source
 
+HEAD = "head"
+"""A control on a backbone."""
+
 BATCH = 256
 """Test images decoded at once."""
 
@@ -40,7 +44,9 @@ def main() -> None:
     parser.add_argument("teacher", type=Path)
     parser.add_argument("pool", type=Path)
     parser.add_argument("test", type=Path)
-    parser.add_argument("--networks", nargs="+", default=["residual"], choices=["residual", "resnet18"])
+    parser.add_argument("--networks", nargs="+", default=["residual"], choices=["residual", "resnet18", HEAD])
+    parser.add_argument("--backbone", type=Path, help=f"what a {HEAD} stands on")
+    parser.add_argument("--clean", type=int, help="clean images used")
     parser.add_argument("--drawers", nargs="+", type=int, default=[], help="threads; as distilling takes when left out")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--size", help="recipe for --preprocess, where the model takes any size")
@@ -58,14 +64,16 @@ def main() -> None:
 def rows(given: argparse.Namespace) -> Iterator[dict[str, object]]:
     """A row for each network and number of threads."""
     device = choose_device("auto")
-    settings = load_settings(steps=given.steps, preprocess=given.size)
     for network in given.networks:
+        backbone = given.backbone if network == HEAD else None
+        settings = load_settings(steps=given.steps, preprocess=given.size, backbone=backbone, max_clean=given.clean)
         for drawers in given.drawers or [training.drawers_for(device)]:
             student.choose_architecture = lambda *_size, on_gpu, name=network: name  # noqa: ARG005
             training.drawers_for = lambda _device, n=drawers: n
             with tempfile.TemporaryDirectory() as folder:
                 control = Path(folder) / "student.onnx"
                 made = distil_alone(given.teacher, given.pool, control, settings, watch(quiet=True))
+                side = recipe_of(control).geometry.height
                 faithful, right, n = tested(given.teacher, control, given.test)
             yield {
                 "date": lab.today(),
@@ -73,8 +81,8 @@ def rows(given: argparse.Namespace) -> Iterator[dict[str, object]]:
                 "device": device_name(device),
                 "teacher": f"{given.teacher.parent.name}/{given.teacher.name}",
                 "note": given.note,
-                "network": network,
-                "side": made.spec.height,
+                "network": f"{network} on {backbone.name}" if backbone else network,
+                "side": side,
                 "drawers": drawers,
                 "cores": cores(),
                 "steps": made.steps,
@@ -92,9 +100,14 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 
+def recipe_of(control: Path) -> Preprocess:
+    """How teacher and control are fed."""
+    return Preprocess.parse(dict(admit(control).notes)["kdaudit.preprocess"])
+
+
 def tested(teacher: Path, control: Path, test: Path) -> tuple[int, int, int]:
     """On how many test images the control gives the teacher's answer, on how many the label, and their number."""
-    preprocess = Preprocess.parse(dict(admit(control).notes)["kdaudit.preprocess"])
+    preprocess = recipe_of(control)
     records = list(open_source(test).records())
     labels = np.array([record.label for record in records], np.int64)
     decoder, found = open_decoder(), []
