@@ -106,7 +106,8 @@ def _conclude(
     if fidelity.share < fidelity.needed:
         return "INCONCLUSIVE", (
             f"the control gives the model's answer on only {fidelity.share:.1%} of held-out clean images (needed: "
-            f"{fidelity.needed:.0%}): give more clean images of the same kind, or a larger --budget",
+            f"{fidelity.needed:.0%}): give more clean images of the same kind, a larger --budget, or for photographs a "
+            "--backbone",
         )
     failing = tuple(f.message for f in findings if f.severity in ("high", "critical"))
     if failing:

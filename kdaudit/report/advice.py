@@ -39,6 +39,7 @@ def _inconclusive(document: Document) -> list[str]:
         steps.append(
             f"give more clean images of the same kind: the control was distilled on {k.distillation_images:,} and "
             f"follows the model on {k.fidelity.hits / k.fidelity.of:.1%}"
+            + ("" if k.backbone else "; of photographs it knows more on a network that you trust (--backbone)")
         )
     if doubtful := document.judgement.doubtful:
         steps.append(f"look at the {doubtful:,} rows of kept.csv that are marked doubtful, and train without them")
