@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdaudit.errors import UsageError
-from kdaudit.fusion.parts import Sheet
+from kdaudit.fusion.parts import Sheet, arranged
 from kdaudit.preprocess import Preprocess
 from kdaudit.sample import Geometry
 from kdaudit.signature import Signature
@@ -173,16 +173,8 @@ def _feed(sheet: Sheet, preprocess: Preprocess, given: Geometry, name: str) -> N
     else:
         mean, std = (_channels(v, wanted.channels) for v in (preprocess.scale.mean, preprocess.scale.std))
         tensor = sheet.put("Div", sheet.put("Sub", tensor, mean), std)
-    if preprocess.order == "BGR":
-        tensor = sheet.put("Gather", tensor, np.arange(wanted.channels)[::-1].copy(), axis=1)
-    if preprocess.layout in ("NHWC", "flat"):
-        tensor = sheet.put("Transpose", tensor, perm=[0, 2, 3, 1])
-    if preprocess.layout in ("flat", "flatCHW"):
-        size = wanted.height * wanted.width * wanted.channels
-        tensor = sheet.put("Reshape", tensor, np.array([-1, size, *(1,) * (preprocess.ranks - 2)], np.int64))
-    if preprocess.dtype == "float16":
-        tensor = sheet.cast(tensor, "float16")
-    sheet.put("Identity", tensor, out=name)
+    tensor = sheet.put("Transpose", tensor, perm=[0, 2, 3, 1])
+    sheet.put("Identity", arranged(sheet, tensor, preprocess), out=name)
 
 
 def _planes(sheet: Sheet, preprocess: Preprocess, name: str) -> None:

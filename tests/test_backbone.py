@@ -127,6 +127,37 @@ def test_its_features_are_those_of_the_network_however_that_is_fed(tmp_path, fed
     assert foundation.width == found.shape[1] == expected.shape[1]
 
 
+STRANGERS = {
+    "dogun_gtsrb_cnn.onnx": ("32x32x3-stretch-RGB-NCHW-unit", 128),
+    "edgeopt_model_uint8.onnx": ("224x224x3-stretch-RGB-NCHW-imagenet", 1280),
+    "ext_mnist_web/mnist.onnx": ("28x28x1-stretch-RGB-NCHW-mnist", 256),
+    "tinycnn_model_int8.onnx": ("32x32x3-stretch-RGB-NCHW-cifar10", 128),
+    "vit_cifar10_ibp_3_3_8.onnx": ("32x32x3-stretch-RGB-NCHW-cifar10", 48),
+    "vnn_cifar10_resnet_4b.onnx": ("32x32x3-stretch-RGB-NCHW-cifar10", 100),
+    "vnn_marabou_cifar10_large.onnx": ("32x32x3-stretch-RGB-NHWC-unit", 64),
+    "vnn_mnistfc_256x4.onnx": ("28x28x1-stretch-RGB-flat-unit", 256),
+    "winml_mnist_26454.onnx": ("28x28x1-stretch-RGB-NCHW-unit", 256),
+    "winml_mnist_model_2405786.onnx": ("28x28x1-stretch-RGB-NCHW-mnist", 128),
+}
+"""Models of others, of opsets 7 to 18, some for one image at a time, some with whole-number arithmetic."""
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_networks_of_others_serve_in_another_size_and_for_any_number_of_images(name, shared):
+    recipe, width = STRANGERS[name]
+    given = admit(shared / "models/real" / name)
+    preprocess = Preprocess.parse(recipe, given.signature.input_type, len(given.signature.input_shape))
+    channels = preprocess.geometry.channels
+    foundation = trunk_of(given, preprocess, Geometry(40, 36, channels), "cpu", Placement())
+    planes = np.random.default_rng(0).random((3, channels, 40, 36), np.float32)
+    together = foundation.features(planes)
+    assert together.shape == (3, width)
+    assert np.isfinite(together).all()
+    assert together.std(0).max() > 0
+    for i in range(3):
+        np.testing.assert_allclose(foundation.features(planes[i : i + 1])[0], together[i], atol=1e-5)
+
+
 def test_maps_that_are_too_large_are_summed_up(tmp_path, monkeypatch):
     monkeypatch.setattr("kdaudit.backbone.MAX_FEATURES", 100)
     given, preprocess = trusted(tmp_path, "3-stretch-RGB-NCHW-unit", network=Trusted(maps=True))

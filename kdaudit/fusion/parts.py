@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kdaudit.divergence import BEHAVIOUR_FEATURES, BEHAVIOUR_LOGITS, FAINT, LEAST, PROBABILITY_FLOOR, Column, directions
 from kdaudit.fusion.blueprint import Blueprint
+from kdaudit.preprocess import Preprocess
 from kdaudit.signature import OutputKind
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ def feed(sheet: Sheet, blueprint: Blueprint, *inputs: str) -> None:
             for v in (preprocess.scale.mean, preprocess.scale.std)
         )
         tensor = sheet.put("Mul", sheet.put("Sub", sheet.cast(tensor, "float32"), mean), np.float32(1) / std)
+    tensor = arranged(sheet, tensor, preprocess)
+    for name in inputs:
+        sheet.put("Identity", tensor, out=name)
+
+
+def arranged(sheet: Sheet, tensor: str, preprocess: Preprocess) -> str:
+    """Scaled pixels [n, H, W, C], RGB, as the model takes them: channel order, layout, element type."""
+    geometry = preprocess.geometry
     if preprocess.order == "BGR":
         tensor = sheet.put("Gather", tensor, np.arange(geometry.channels)[::-1].copy(), axis=3)
     if preprocess.layout in ("NCHW", "flatCHW"):
@@ -84,10 +93,7 @@ def feed(sheet: Sheet, blueprint: Blueprint, *inputs: str) -> None:
     if preprocess.layout in ("flat", "flatCHW"):
         size = geometry.height * geometry.width * geometry.channels
         tensor = sheet.put("Reshape", tensor, np.array([0, size, *(1,) * (preprocess.ranks - 2)], np.int64))
-    if preprocess.dtype == "float16":
-        tensor = sheet.cast(tensor, "float16")
-    for name in inputs:
-        sheet.put("Identity", tensor, out=name)
+    return sheet.cast(tensor, "float16") if preprocess.dtype == "float16" else tensor
 
 
 def head(sheet: Sheet, blueprint: Blueprint) -> None:
