@@ -163,7 +163,8 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         bench = workbench.set_up(teacher, merged)
         sets = workbench.survey_both(workbench.locate(data, clean), clock)
         samples.demand_audited(run, sets)
-        bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock))
+        preferred = givens.recipe_of(given) if given else None
+        bench = bench.with_fitted(workbench.fit_preprocessing(bench, sets, merged, clock, preferred))
         pool = controls.read_clean(bench, sets, merged, run, clock)
         if given_at and given:
             control = givens.take_control(given_at, given, bench, pool, merged)

@@ -22,7 +22,9 @@ from deliveries import (
     kdaudit_command,
     samples,
     vendor_scan,
+    write_png,
 )
+from onnx_builders import Patterns, classifier
 from outputs import valid_csv, valid_html, valid_junit, valid_report, valid_sarif
 from PIL import Image
 
@@ -272,6 +274,21 @@ def test_a_control_for_another_preprocessing_is_refused_with_the_way_on(scanned,
     finished(done, 2)
     assert done.stderr.count("\n") == 1
     assert f"--preprocess {scanned.report['preprocessing']['recipe']}" in done.stderr
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])  # one of them is not what is found without a control
+def test_a_comparison_with_a_control_of_a_recipe_that_answers_as_well_can_be_repaired(order, tmp_path):
+    patterns, other = Patterns.draw(), f"8x8x3-stretch-{order}-NCHW-unit"
+    model, data = tmp_path / "model.onnx", tmp_path / "data"
+    model.write_bytes(classifier(patterns, "8x8x3-stretch-RGB-NCHW-unit").SerializeToString())
+    pixels, labels = patterns.copies(400)
+    for i, (picture, label) in enumerate(zip(pixels, np.random.default_rng(0).permutation(labels), strict=True)):
+        write_png(data / ("clean" if i < 200 else str(label)) / f"{i:03d}.png", picture)
+    control, run = tmp_path / "student.onnx", tmp_path / "run"
+    finished(kdaudit_command("distill", model, data / "clean", "-o", control, "--steps", 20, "--preprocess", other), 0)
+    finished(kdaudit_command("compare", model, control, data, "-o", run, "--exit-zero", "--min-fidelity", 0), 0)
+    assert json.loads((run / "report.json").read_text())["preprocessing"]["recipe"] == other
+    finished(kdaudit_command("repair", run, "-o", tmp_path / "clean.onnx"), 0)
 
 
 def test_the_score_rule_finds_the_backdoor(scanned, tmp_path):
