@@ -16,7 +16,7 @@ from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.asking import MAX_FEATURES
 from kdaudit.clock import Clock
 from kdaudit.engines import open_engine
-from kdaudit.errors import ModelRefused, UsageError
+from kdaudit.errors import Inconclusive, ModelRefused, UsageError
 from kdaudit.fitting import fit
 from kdaudit.grafting import FEATURES, PIXELS, cut
 from kdaudit.machine import Placement
@@ -63,8 +63,18 @@ class Backbone:
         return self.session.signature.classes
 
     def features(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """x/255 [N, C, H, W] -> features [N, D]."""
-        return self.session.raw(planes)
+        """x/255 [N, C, H, W] -> features [N, D].
+
+        Raises:
+            Inconclusive: they are no numbers, or the backbone did not survive the images.
+        """
+        found = self.session.raw(planes)
+        if not np.isfinite(found).all():
+            raise Inconclusive(
+                "the backbone gives features that are no numbers for clean or kept images, so no control can stand on "
+                "it: give another with --backbone, or none"
+            )
+        return found
 
     def __deepcopy__(self, _memo: object) -> "Backbone":
         """Itself: a control's copy learns with a head of its own, on the same features."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdaudit import showings
 from kdaudit.admission import Teacher, admit
 from kdaudit.backbone import Backbone, check_backbone, trunk_of
-from kdaudit.errors import UsageError
+from kdaudit.errors import Inconclusive, UsageError
 from kdaudit.export import export_student
 from kdaudit.grafting import cut, parted, resampling
 from kdaudit.machine import Placement
@@ -183,6 +183,22 @@ def test_the_trunk_is_cut_before_the_last_layer(tmp_path):
     onnx.checker.check_model(cut_off, full_check=True)
 
 
+def test_features_that_are_no_numbers_end_inconclusive(tmp_path):
+    network = Trusted()
+    with torch.no_grad():
+        network.first[0].weight.mul_(3e38)  # finite in the file, and an image makes it infinite
+    given, preprocess = trusted(tmp_path, "3-stretch-RGB-NCHW-unit")
+    broken = onnx.load_from_string(given.model)
+    for one in broken.graph.initializer:
+        if one.name.endswith("first.0.weight"):
+            one.CopyFrom(onnx.numpy_helper.from_array(network.first[0].weight.detach().numpy(), one.name))
+    foundation = trunk_of(
+        replace(given, model=broken.SerializeToString()), preprocess, Geometry(H, W, 3), "cpu", Placement()
+    )
+    with pytest.raises(Inconclusive, match="features that are no numbers"):
+        foundation.features(np.full((1, 3, H, W), 1e3, np.float32))
+
+
 # -- the control in a file
 
 
@@ -330,6 +346,7 @@ def test_a_control_on_a_strangers_network_finds_the_backdoor_of_digits(tmp_path_
     assert report["verdict"] == "FAILED", said
     assert report["control"]["architecture"] == "head"
     assert report["control"]["backbone"] == admit(strangers).digest
+    assert report["machine"]["student_confinement"] == report["machine"]["confinement"] != "none"
     assert report["control"]["fidelity"]["hits"] >= 0.9 * report["control"]["fidelity"]["of"]
     run("repair", tmp_path / "run", "-o", tmp_path / "clean.onnx")
     assert (tmp_path / "clean.onnx").read_bytes() == (tmp_path / "run/repaired.onnx").read_bytes()
