@@ -12,11 +12,10 @@ from kdaudit import contrast, judgement, samples, workbench
 from kdaudit import control as controls
 from kdaudit import given as givens
 from kdaudit import repair as repairs
-from kdaudit.admission import Teacher
 from kdaudit.admission.confined import admit_confined as admit
 from kdaudit.clock import Clock
 from kdaudit.distillation import Distilled
-from kdaudit.errors import KdauditError, UsageError
+from kdaudit.errors import KdauditError
 from kdaudit.gate import check_ignores, read_baseline
 from kdaudit.progress import Watch
 from kdaudit.report import evidence, outputs
@@ -157,7 +156,8 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
     teacher = admit(model)
     given_at = as_typed(path, recipe.control) if recipe.control else None
     given = givens.check_control(given_at, teacher) if given_at else None
-    trusted = None if given else _same_backbone(report, merged, path, teacher)
+    backbone_at = as_typed(path, str(merged.backbone)) if merged.backbone else None
+    trusted = None if given else backbones.check_backbone(backbone_at, teacher, report.control.backbone)
     run = RunDirectory(path, teacher.digest, str(model), "repair", keep_report=True)
     try:
         bench = workbench.set_up(teacher, merged)
@@ -177,17 +177,3 @@ def repair_run(path: Path, output: Path, settings: Settings, watch: Watch) -> Re
         return repair_section(repaired)
     finally:
         run.close()
-
-
-def _same_backbone(report: Document, settings: Settings, path: Path, teacher: Teacher) -> Teacher | None:
-    """The backbone that a run's control was made on.
-
-    Raises:
-        UsageError: its file holds another network now.
-    """
-    trusted = backbones.check_backbone(as_typed(path, str(settings.backbone)) if settings.backbone else None, teacher)
-    if trusted is not None and trusted.digest != report.control.backbone:
-        raise UsageError(
-            f"the backbone {settings.backbone} is not the one that {path} was made with: run the scan again"
-        )
-    return trusted

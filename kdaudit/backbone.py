@@ -81,16 +81,23 @@ class Backbone:
         return self
 
 
-def check_backbone(path: Path | None, teacher: Teacher) -> Teacher | None:
+def check_backbone(path: Path | None, teacher: Teacher, known: str | None = None) -> Teacher | None:
     """Look at a backbone before the images are; None where none was given.
+
+    Args:
+        path: its file.
+        teacher: the suspect model.
+        known: SHA-256 of the file that an earlier run's control was made on; None: there is no such run.
 
     Raises:
         ModelRefused: it cannot be read.
-        UsageError: it is the suspect model itself, or shows no features.
+        UsageError: it is the suspect model itself, shows no features, or is not the known one.
     """
     if path is None:
         return None
     trusted = admit(path)
+    if known is not None and trusted.digest != known:
+        raise UsageError(f"the backbone {path} is not the one that the run was made with: run the scan again")
     if trusted.canonical_digest == teacher.canonical_digest:
         raise UsageError(
             f"the backbone {path} is the suspect model itself, whose features carry its backdoor: give a network of "

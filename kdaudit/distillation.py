@@ -148,7 +148,7 @@ def distil(
         temperature=plan.temperature,
         seed=plan.seed,
         guarded=guarded,
-        keep=shown > 1,
+        keep=shown > 1 and trunk is None,  # of a head the whole batches are kept
     )
     draw, learns = as_learned(draw, network), learner(network)
     shaped = f"{identity}|{made}|{views}|{guarded}|{plan.temperature}|{plan.batch}|{shown}"

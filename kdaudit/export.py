@@ -107,7 +107,7 @@ def _wrapped(network: "nn.Module", preprocess: Preprocess, signature: Signature)
     import torch
     from torch import Tensor, nn
 
-    geometry, scale = preprocess.geometry, preprocess.scale
+    geometry = preprocess.geometry
     dtype = {"float32": torch.float32, "float16": torch.float16}[signature.output_type]
 
     class DropIn(nn.Module):
@@ -119,12 +119,9 @@ def _wrapped(network: "nn.Module", preprocess: Preprocess, signature: Signature)
         def __init__(self) -> None:
             super().__init__()
             self.network = network
-            raw = preprocess.dtype == "uint8"
-            channels = np.zeros(geometry.channels, np.float32)
-            mean = channels if raw else channels + np.asarray(scale.mean, np.float32)
-            std = channels + 1 if raw else channels + np.asarray(scale.std, np.float32)
-            self.register_buffer("mean", torch.from_numpy(mean / 255).view(1, -1, 1, 1))
-            self.register_buffer("std", torch.from_numpy(std / 255).view(1, -1, 1, 1))
+            std, mean = (torch.from_numpy(values) for values in preprocess.planes)
+            self.register_buffer("mean", mean)
+            self.register_buffer("std", std)
 
         def forward(self, tensor: Tensor) -> Tensor:
             x = tensor.to(torch.float32)

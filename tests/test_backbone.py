@@ -246,6 +246,16 @@ def test_the_suspect_model_is_no_backbone_of_its_own_control(tmp_path):
     assert check_backbone(None, given) is None
 
 
+def test_another_network_under_the_backbones_name_is_refused(tmp_path):
+    given, _ = trusted(tmp_path, "3-stretch-RGB-NCHW-unit")
+    teacher = replace(given, canonical_digest="another")
+    found = check_backbone(tmp_path / "backbone.onnx", teacher, given.digest)
+    assert found is not None
+    assert found.digest == given.digest
+    with pytest.raises(UsageError, match="is not the one that the run was made with"):
+        check_backbone(tmp_path / "backbone.onnx", teacher, "0" * 64)
+
+
 def test_a_network_without_a_linear_layer_at_its_end_is_refused(tmp_path, shared):
     teacher, _ = trusted(tmp_path, "3-stretch-RGB-NCHW-unit")
     with pytest.raises(UsageError, match="shows no features"):
